@@ -1,0 +1,19 @@
+"""Improve or shrink a trained PyTorch network without gradients, on top of EvoTorch."""
+
+from evohbde.data import SuperBatches as SuperBatches
+from evohbde.data import Task as Task
+from evohbde.data import TensorData as TensorData
+from evohbde.evaluator import score as score
+from evohbde.gradient import pretrain as pretrain
+from evohbde.layout import ParameterLayout as ParameterLayout
+from evohbde.problem import NetworkProblem as NetworkProblem
+from evohbde.problem import ReducedProblem as ReducedProblem
+from evohbde.reductions import HistogramBlocking as HistogramBlocking
+from evohbde.reductions import Identity as Identity
+from evohbde.reductions import KMeansBlocking as KMeansBlocking
+from evohbde.reductions import QuantileBlocking as QuantileBlocking
+from evohbde.reductions import RandomBlocking as RandomBlocking
+from evohbde.reductions import Reduction as Reduction
+from evohbde.run import run_until as run_until
+
+__version__ = "0.1.0"

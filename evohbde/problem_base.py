@@ -1,0 +1,88 @@
+"""What must an EvoTorch Problem bring along so that seeds, actors, clones and failed candidates are safe?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from evotorch import Problem, SolutionBatch
+
+
+def check_senses(senses: str | Iterable[str]) -> list[str]:
+    """Return the senses as a list, or name the one that is not `"max"` or `"min"`."""
+    found = [senses] if isinstance(senses, str) else list(senses)
+    for sense in found:
+        if sense not in ("max", "min"):
+            raise ValueError(f"`objective_sense` must be 'max' or 'min', got {sense!r}")
+    if not found:
+        raise ValueError("`objective_sense` is empty: name at least one of 'max' and 'min'")
+    return found
+
+
+class BaseProblem(Problem):
+    """The common base of our problems; mends what EvoTorch 0.6.1 leaves open.
+
+    - `seed` together with `num_actors` (EvoTorch's actors call a method `seed` that it does not have);
+    - starting actors draws nothing from the problem's generator, so a seed gives the same search with and without them;
+    - actors of a clone or an unpickled problem are prepared anew, and `kill_actors` may come at any time;
+    - a candidate whose score is not finite gets the worst finite score, under either sense, and never becomes the best;
+    - `status` has `num_evaluations` and `num_samples_seen`, and the best solution also on an accelerator;
+    - `num_actors="num_devices"` on an accelerator means no actors, as documented.
+    """
+
+    def __init__(self, objective_sense: str | Iterable[str], **options: Any) -> None:
+        senses = check_senses(objective_sense)
+        options.setdefault("store_solution_stats", True)
+        device = options.get("device")
+        if options.get("num_actors") == "num_devices" and device is not None and torch.device(device).type != "cpu":
+            options["num_actors"] = 0
+        self.num_calls = 0
+        self.num_evaluations = 0
+        super().__init__(senses if len(senses) > 1 else senses[0], **options)
+
+    def seed(self, seed: int | None = None) -> None:
+        """Seed the problem's own generator; EvoTorch's actors call this name."""
+        self.manual_seed(seed)
+
+    @property
+    def num_samples_seen(self) -> float:
+        """Sample forwards so far, in passes through the whole network; 0 where no network is involved."""
+        return 0.0
+
+    @property
+    def rescore_parents(self) -> bool:
+        """Whether scores of an earlier `evaluate` are no longer comparable; searchers that keep survivors ask this."""
+        return False
+
+    def evaluate(self, x: Any) -> None:
+        super().evaluate(x)
+        if self.is_main:
+            self.num_calls += 1
+            self.num_evaluations += len(x) if isinstance(x, SolutionBatch) else 1
+            self._after_eval_status["num_evaluations"] = self.num_evaluations
+            self._after_eval_status["num_samples_seen"] = self.num_samples_seen
+
+    def _evaluate_all(self, batch: SolutionBatch) -> None:
+        super()._evaluate_all(batch)
+        worst = torch.finfo(batch._evdata.dtype).max
+        for column, sense in enumerate(self.senses):
+            scores = batch._evdata[:, column]
+            scores[~torch.isfinite(scores)] = worst if sense == "min" else -worst
+
+    def _parallelize(self) -> None:
+        generator = self.generator
+        state = None if generator is None else generator.get_state()
+        super()._parallelize()
+        if generator is not None and state is not None:
+            generator.set_state(state)
+
+    def kill_actors(self) -> None:
+        if self.is_main and self._actors is not None:
+            super().kill_actors()
+        self._prepared = False
+
+    def _get_cloned_state(self, *, memo: dict) -> dict:
+        state = super()._get_cloned_state(memo=memo)
+        state["_prepared"] = False
+        return state

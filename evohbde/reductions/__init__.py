@@ -1,0 +1,9 @@
+"""Maps between a network's full weights and the few values that are searched."""
+
+from evohbde.reductions.base import Identity as Identity
+from evohbde.reductions.base import Reduction as Reduction
+from evohbde.reductions.blocking import Blocking as Blocking
+from evohbde.reductions.blocking import HistogramBlocking as HistogramBlocking
+from evohbde.reductions.blocking import KMeansBlocking as KMeansBlocking
+from evohbde.reductions.blocking import QuantileBlocking as QuantileBlocking
+from evohbde.reductions.blocking import RandomBlocking as RandomBlocking

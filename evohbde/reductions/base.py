@@ -1,0 +1,162 @@
+"""What is a reduction?"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+R = TypeVar("R", bound="Reduction")
+
+State = dict[str, Any]
+
+
+def check_weights(theta0: Tensor, argument: str = "theta0") -> Tensor:
+    """Return `theta0` as a detached flat tensor, or say what is wrong with it."""
+    if not isinstance(theta0, Tensor):
+        raise TypeError(f"expected `{argument}` to be a torch.Tensor of shape (D,), got {type(theta0).__name__}")
+    if theta0.ndim != 1 or theta0.numel() == 0:
+        raise ValueError(f"expected `{argument}` of shape (D,) with D >= 1, got {tuple(theta0.shape)}")
+    if not theta0.is_floating_point():
+        raise TypeError(f"expected `{argument}` to hold floating-point weights, got {theta0.dtype}")
+    theta0 = theta0.detach()
+    if not bool(torch.isfinite(theta0).all()):
+        bad = int((~torch.isfinite(theta0)).sum())
+        raise ValueError(
+            f"`{argument}` has {bad} NaN or infinite weights: repair or retrain the network before reducing it"
+        )
+    return theta0
+
+
+class Reduction:
+    """A map between full weights `theta`, `(..., D)`, and reduced ones `z`, `(..., d)`.
+
+    Law: `reduce(expand(z)) == z` up to rounding. A subclass sets the tensors named in `_tensors` and the plain values
+    named in `_options` as attributes, and fills in `expand` and `reduce`; moving, saving and loading then work by
+    themselves. `check_reduction` of `evohbde.testing` runs the contract.
+    """
+
+    _tensors: tuple[str, ...] = ()
+    _options: tuple[str, ...] = ("dim", "full_dim")
+
+    dim: int
+    """`d`, the number of reduced values."""
+    full_dim: int
+    """`D`, the number of weights."""
+    center: Tensor
+    """Reduced values of the network as given: `reduce(theta0)`, `(d,)`."""
+    lower: Tensor
+    """Smallest sensible start per reduced value, `(d,)`: the edge of the published initial population."""
+    upper: Tensor
+    """Largest sensible start per reduced value, `(d,)`."""
+
+    def expand(self, z: Tensor) -> Tensor:
+        """Rebuild full weights from reduced values: `(..., d) -> (..., D)`. Differentiable."""
+        raise NotImplementedError
+
+    def reduce(self, theta: Tensor) -> Tensor:
+        """Project full weights to the nearest reduced values: `(..., D) -> (..., d)`."""
+        raise NotImplementedError
+
+    def expand_into(self, z: Tensor, out: Tensor) -> Tensor:
+        """Write the weights of one candidate into an existing buffer: `(d,) -> (D,)`, no `(N, D)` anywhere."""
+        return out.copy_(self.expand(z))
+
+    def check_z(self, z: Tensor) -> None:
+        if z.ndim == 0 or z.shape[-1] != self.dim:
+            raise ValueError(
+                f"expected `z` of shape (..., {self.dim}), one column per reduced value, got {tuple(z.shape)}"
+            )
+
+    def check_theta(self, theta: Tensor) -> None:
+        if theta.ndim == 0 or theta.shape[-1] != self.full_dim:
+            raise ValueError(
+                f"expected `theta` of shape (..., {self.full_dim}), one column per weight, got {tuple(theta.shape)}"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self.center.device
+
+    def to(self: R, device: torch.device | str) -> R:
+        """Move all tensors to `device` in place and return the reduction."""
+        for name in self._tensors:
+            tensor = getattr(self, name)
+            if tensor is not None:
+                setattr(self, name, tensor.to(device))
+        return self
+
+    def state_dict(self) -> State:
+        """Everything needed to rebuild the reduction: tensors under `_tensors`, plain values, and the class name."""
+        state: State = {"class": type(self).__name__}
+        for name in (*self._options, *self._tensors):
+            state[name] = getattr(self, name)
+        return state
+
+    @staticmethod
+    def from_state_dict(state: State) -> Reduction:
+        """Rebuild a reduction from `state_dict()`; only loaded subclasses are found, nothing is imported or executed."""
+        kinds = {kind.__name__: kind for kind in _subclasses(Reduction)}
+        name = state.get("class")
+        if name not in kinds:
+            raise ValueError(
+                f"unknown reduction {name!r}; known: {', '.join(sorted(kinds))} (import the module of your own one first)"
+            )
+        kind = kinds[name]
+        missing = [key for key in (*kind._options, *kind._tensors) if key not in state]
+        if missing:
+            raise ValueError(f"the state of {name} lacks {', '.join(missing)}")
+        reduction = kind.__new__(kind)
+        for key in (*kind._options, *kind._tensors):
+            setattr(reduction, key, state[key])
+        return reduction
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.full_dim:,} weights -> {self.dim:,} values)"
+
+
+def _subclasses(kind: type[Reduction]) -> list[type[Reduction]]:
+    found = []
+    for child in kind.__subclasses__():
+        found += [child, *_subclasses(child)]
+    return found
+
+
+class Identity(Reduction):
+    """Search every weight itself: `theta = z`, or `theta = theta0 + z` in mode `"offset"`.
+
+    Turns "no reduction" into one more reduction, so that full-space searches run on the same problems. The initial
+    range is a tenth of the root mean square of the weights to either side.
+    """
+
+    _tensors = ("theta0", "center", "lower", "upper")
+    _options = ("dim", "full_dim", "mode")
+
+    def __init__(self, theta0: Tensor, mode: str = "replace") -> None:
+        theta0 = check_weights(theta0).clone()
+        check_mode(mode)
+        self.mode = mode
+        self.dim = self.full_dim = theta0.numel()
+        self.theta0 = theta0
+        self.center = theta0.clone() if mode == "replace" else torch.zeros_like(theta0)
+        width = 0.1 * theta0.square().mean().sqrt().clamp(min=1e-3)
+        self.lower, self.upper = self.center - width, self.center + width
+
+    def expand(self, z: Tensor) -> Tensor:
+        self.check_z(z)
+        return self.theta0 + z if self.mode == "offset" else z
+
+    def reduce(self, theta: Tensor) -> Tensor:
+        self.check_theta(theta)
+        return theta - self.theta0 if self.mode == "offset" else theta
+
+    def expand_into(self, z: Tensor, out: Tensor) -> Tensor:
+        return torch.add(self.theta0, z, out=out) if self.mode == "offset" else out.copy_(z)
+
+
+def check_mode(mode: str) -> None:
+    if mode not in ("replace", "offset"):
+        raise ValueError(
+            f"`mode` must be 'replace' (theta = z[block]) or 'offset' (theta = theta0 + z[block]), got {mode!r}"
+        )

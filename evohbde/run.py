@@ -1,0 +1,134 @@
+"""When does a search stop?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from evotorch.algorithms.searchalgorithm import SearchAlgorithm
+
+
+def run_until(
+    searcher: SearchAlgorithm,
+    *,
+    num_evaluations: int | None = None,
+    num_samples: float | None = None,
+    target: float | None = None,
+    patience: int | None = None,
+    seconds: float | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> str:
+    """Step any EvoTorch searcher, ours or not, until a limit is reached, and say which.
+
+    Budgets are never exceeded but by the first step: the run ends before a step that would cost as much as the last
+    one and does not fit any more. Ctrl-C ends the run after the generation in flight is lost; the searcher stays usable.
+
+    Args:
+        searcher: The search algorithm.
+        num_evaluations: Candidates scored, counted from the start of this call.
+        num_samples: Sample forwards (problems that count `num_samples_seen`), from the start of this call.
+        target: Stop once the best score is at least this good, in the problem's own sense.
+        patience: Stop after this many steps without a better best score.
+        seconds: Wall-clock limit.
+        after_step: Called after every step (progress bars, logs).
+
+    Returns:
+        `"num_evaluations"`, `"num_samples"`, `"target"`, `"patience"`, `"seconds"`, `"terminated"` (the searcher says
+        that it is done) or `"interrupted"`.
+
+    Raises:
+        ValueError: If no limit is given, or a limit is not positive.
+    """
+    limits = {"num_evaluations": num_evaluations, "num_samples": num_samples, "patience": patience, "seconds": seconds}
+    if target is None and all(limit is None for limit in limits.values()):
+        raise ValueError("give at least one limit: num_evaluations, num_samples, target, patience or seconds")
+    for name, limit in limits.items():
+        if limit is not None and limit <= 0:
+            raise ValueError(f"`{name}` must be positive, got {limit}")
+    watch = _Watch(searcher, num_evaluations, num_samples, target, patience, seconds)
+    reason = None
+    try:
+        while reason is None:
+            searcher.step()
+            reason = watch.update()
+            if after_step is not None:
+                after_step()
+    except KeyboardInterrupt:
+        reason = "interrupted"
+    finally:
+        watch.close()
+    if len(searcher.end_of_run_hook) and searcher.step_count:
+        searcher.end_of_run_hook(dict(searcher.status))
+    return reason
+
+
+class _Watch:
+    """Counts what a run costs and compares it with the limits."""
+
+    def __init__(
+        self,
+        searcher: SearchAlgorithm,
+        num_evaluations: int | None,
+        num_samples: float | None,
+        target: float | None,
+        patience: int | None,
+        seconds: float | None,
+    ) -> None:
+        self.searcher, self.target, self.patience = searcher, target, patience
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self.budgets = [
+            _Budget("num_evaluations", num_evaluations),
+            _Budget("num_samples", num_samples),
+        ]
+        self.first_samples = self._samples()
+        self.num_evaluations = 0
+        self.best: float | None = None
+        self.stale_steps = 0
+        problem = searcher.problem
+        self.sign = 1.0 if problem.senses[getattr(searcher, "obj_index", None) or 0] == "max" else -1.0
+        problem.before_eval_hook.append(self._count)
+
+    def _count(self, batch: object) -> None:
+        self.num_evaluations += len(batch)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self.searcher.problem.before_eval_hook.remove(self._count)
+
+    def _samples(self) -> float:
+        return float(getattr(self.searcher.problem, "num_samples_seen", 0.0))
+
+    def update(self) -> str | None:
+        for budget, spent in zip(
+            self.budgets, (self.num_evaluations, self._samples() - self.first_samples), strict=True
+        ):
+            if budget.is_spent(spent):
+                return budget.name
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return "seconds"
+        if self.target is not None or self.patience is not None:
+            reason = self._judge()
+            if reason:
+                return reason
+        return "terminated" if self.searcher.is_terminated else None
+
+    def _judge(self) -> str | None:
+        status = self.searcher.status
+        value = status.get("best_eval", status.get("pop_best_eval"))
+        if value is None:
+            raise ValueError("`target` and `patience` need a single-objective searcher that reports its best score")
+        if self.target is not None and (value - self.target) * self.sign >= 0:
+            return "target"
+        if self.best is None or (value - self.best) * self.sign > 0:
+            self.best, self.stale_steps = value, 0
+        else:
+            self.stale_steps += 1
+        return "patience" if self.patience is not None and self.stale_steps >= self.patience else None
+
+
+class _Budget:
+    def __init__(self, name: str, limit: float | None) -> None:
+        self.name, self.limit, self.spent = name, limit, 0.0
+
+    def is_spent(self, spent: float) -> bool:
+        last_step, self.spent = spent - self.spent, spent
+        return self.limit is not None and spent + last_step > self.limit

@@ -1,0 +1,122 @@
+"""What do our population searchers share?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from evotorch import Problem, Solution, SolutionBatch
+from evotorch.algorithms.searchalgorithm import SearchAlgorithm, SinglePopulationAlgorithmMixin
+from torch import Tensor
+
+
+class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
+    """A native EvoTorch searcher that is driven by `ask` and `tell`.
+
+    A subclass sets `_population`, fills in `ask` and `tell`, and calls `_start_reporting()` last in its `__init__`.
+    `run`, status, hooks and loggers then work as with EvoTorch's own algorithms.
+    """
+
+    _population: SolutionBatch
+
+    def __init__(self, problem: Problem, *, obj_index: int | None = None, **status: Callable[[], Any]) -> None:
+        if not isinstance(problem, Problem):
+            raise TypeError(f"expected `problem` to be an evotorch.Problem, got {type(problem).__name__}")
+        SearchAlgorithm.__init__(self, problem, **status)
+        problem.ensure_numeric()
+        self._obj_index = problem.normalize_obj_index(obj_index)
+
+    def _start_reporting(self) -> None:
+        SinglePopulationAlgorithmMixin.__init__(self)
+
+    @property
+    def obj_index(self) -> int:
+        return self._obj_index
+
+    @property
+    def population(self) -> SolutionBatch:
+        return self._population
+
+    @property
+    def sign(self) -> float:
+        """1 if the objective is maximised, -1 if minimised."""
+        return 1.0 if self.problem.senses[self._obj_index] == "max" else -1.0
+
+    def ask(self) -> Tensor:
+        """Candidates to score next: `(n, d)`."""
+        raise NotImplementedError
+
+    def tell(self, z: Tensor, scores: Tensor) -> None:
+        """Take the scores of what `ask` gave: `(n, d)` and `(n,)` or `(n, M)`, in the problem's own senses."""
+        raise NotImplementedError
+
+    def _step(self) -> None:
+        z = self.ask()
+        batch = SolutionBatch(self.problem, popsize=len(z), device=z.device, empty=True)
+        batch.set_values(z)
+        self.problem.evaluate(batch)
+        self.tell(z, batch._evdata)
+
+    def utility(self, scores: Tensor) -> Tensor:
+        """Higher is better, NaN is worst: `(n,)` or `(n, M)` scores to `(n,)`."""
+        column = scores[:, self._obj_index] if scores.ndim == 2 else scores
+        utility = column * self.sign
+        return torch.where(utility.isnan(), -torch.inf, utility)
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1) from the problem's own generator."""
+        problem = self.problem
+        return torch.rand(*shape, generator=problem.generator, device=problem.device, dtype=problem.dtype)
+
+    def randn(self, *shape: int) -> Tensor:
+        """Standard normal numbers from the problem's own generator."""
+        problem = self.problem
+        return torch.randn(*shape, generator=problem.generator, device=problem.device, dtype=problem.dtype)
+
+    def initial_values(
+        self,
+        popsize: int,
+        center_init: Tensor | Solution | None,
+        stdev_init: float | Tensor | None,
+        initial_population: SolutionBatch | Tensor | None,
+    ) -> Tensor:
+        """First candidates, `(popsize, d)`: given, normal around a centre, or uniform in the problem's initial bounds."""
+        problem = self.problem
+        if initial_population is not None:
+            return self._given(initial_population, popsize)
+        if stdev_init is None:
+            if center_init is not None:
+                raise ValueError(
+                    "`center_init` needs `stdev_init`, the standard deviation of the first population around it"
+                )
+            if problem.initial_lower_bounds is None:
+                raise ValueError(
+                    "the problem has no `initial_bounds` to draw the first population from: "
+                    "give `center_init` and `stdev_init`, or `initial_population`"
+                )
+            lower, upper = problem.initial_lower_bounds, problem.initial_upper_bounds
+            return lower + (upper - lower) * self.rand(popsize, problem.solution_length)
+        center = getattr(problem, "center", None) if center_init is None else center_init
+        if center is None:
+            raise ValueError("`stdev_init` needs `center_init`: this problem has no `center` of its own")
+        center = center.values if isinstance(center, Solution) else torch.as_tensor(center)
+        center = center.as_subclass(Tensor).to(device=problem.device, dtype=problem.dtype)
+        if center.numel() != problem.solution_length:
+            raise ValueError(
+                f"expected `center_init` of {problem.solution_length} values, got shape {tuple(center.shape)}"
+            )
+        stdev = torch.as_tensor(stdev_init, device=problem.device, dtype=problem.dtype)
+        if bool((stdev < 0).any()) or not bool(torch.isfinite(stdev).all()):
+            raise ValueError(f"`stdev_init` must be finite and not negative, got {stdev_init}")
+        return center.reshape(-1) + stdev * self.randn(popsize, problem.solution_length)
+
+    def _given(self, initial_population: SolutionBatch | Tensor, popsize: int) -> Tensor:
+        given = initial_population.values if isinstance(initial_population, SolutionBatch) else initial_population
+        given = torch.as_tensor(given).as_subclass(Tensor).to(device=self.problem.device, dtype=self.problem.dtype)
+        if given.shape != (popsize, self.problem.solution_length):
+            raise ValueError(
+                f"expected `initial_population` of shape ({popsize}, {self.problem.solution_length}), "
+                f"popsize x decision values, got {tuple(given.shape)}"
+            )
+        return given.clone()

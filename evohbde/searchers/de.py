@@ -1,0 +1,297 @@
+"""Differential Evolution (Storn & Price, 1997), and the variants of the published block search.
+
+The four vectors of DE, in this order: target (the individual), base and mutant, trial (what may replace the target).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from evotorch import Problem, Solution, SolutionBatch
+from torch import Tensor
+
+from evohbde.searchers.base import PopulationSearcher
+
+Mutation = Callable[["Donors", Tensor], Tensor]
+
+
+class Donors:
+    """What a mutation may use: the old population, its utilities, and distinct individuals other than the target.
+
+    Attributes:
+        population: `(N, d)`.
+        utility: `(N,)`, higher is better.
+        index: `(N, k)`, per target `k` distinct individuals, never the target itself.
+    """
+
+    def __init__(self, population: Tensor, utility: Tensor, index: Tensor) -> None:
+        self.population, self.utility, self.index = population, utility, index
+
+    def __getitem__(self, k: int) -> Tensor:
+        return self.population[self.index[:, k]]
+
+    @property
+    def best(self) -> Tensor:
+        return self.population[self.utility.argmax()]
+
+
+def _rand_1(r: Donors, weight: Tensor) -> Tensor:
+    return (r[1] - r[2]).mul_(weight).add_(r[0])
+
+
+def _best_1(r: Donors, weight: Tensor) -> Tensor:
+    return (r[0] - r[1]).mul_(weight).add_(r.best)
+
+
+def _rand_2(r: Donors, weight: Tensor) -> Tensor:
+    return (r[1] - r[2] + r[3] - r[4]).mul_(weight).add_(r[0])
+
+
+def _best_2(r: Donors, weight: Tensor) -> Tensor:
+    return (r[0] - r[1] + r[2] - r[3]).mul_(weight).add_(r.best)
+
+
+def _current_to_best_1(r: Donors, weight: Tensor) -> Tensor:
+    return (r.best - r.population + r[0] - r[1]).mul_(weight).add_(r.population)
+
+
+def _order_1(r: Donors, weight: Tensor) -> Tensor:
+    """Published block search, January 2024: best of three + F (middle - worst)."""
+    ranked = r.index.gather(1, r.utility[r.index].argsort(dim=1, descending=True, stable=True))
+    best, middle, worst = (r.population[ranked[:, k]] for k in range(3))
+    return (middle - worst).mul_(weight).add_(best)
+
+
+MUTATIONS: dict[str, tuple[int, Mutation]] = {
+    "rand/1": (3, _rand_1),
+    "best/1": (2, _best_1),
+    "rand/2": (5, _rand_2),
+    "best/2": (4, _best_2),
+    "current-to-best/1": (2, _current_to_best_1),
+    "order/1": (3, _order_1),
+}
+CROSSOVERS = ("bin", "exp")
+REPAIRS = ("none", "clip", "reflect", "resample")
+
+
+def distinct_indices(uniform: Tensor) -> Tensor:
+    """Turn uniform numbers `(N, k)` into `k` distinct indices per row `i`, none equal to `i`: `(N, k)`, int64.
+
+    The j-th index is drawn among the `N - 1 - j` that are left and shifted past the excluded ones, so every ordered
+    choice has the same probability and no `N x N` matrix is needed.
+    """
+    popsize, num = uniform.shape
+    excluded = torch.arange(popsize, device=uniform.device)[:, None]
+    chosen = []
+    for j in range(num):
+        left = popsize - 1 - j
+        index = (uniform[:, j] * left).long().clamp_(max=left - 1)
+        for column in excluded.sort(dim=1).values.unbind(1):
+            index = index + (index >= column)
+        chosen.append(index)
+        excluded = torch.cat([excluded, index[:, None]], dim=1)
+    return torch.stack(chosen, dim=1)
+
+
+def binomial_mask(uniform: Tensor, crossover_rate: Tensor | float, forced: Tensor) -> Tensor:
+    """Genes taken from the mutant: each with probability CR, the forced one always: `(N, d)`, `(N,) -> (N, d)` bool."""
+    mask = uniform < crossover_rate
+    return mask.scatter_(1, forced[:, None], True)
+
+
+def exponential_mask(uniform: Tensor, crossover_rate: float, start: Tensor, dim: int) -> Tensor:
+    """Genes taken from the mutant: a circular run from `start` whose length L has P(L >= k) = CR^(k-1): `(N, d)` bool."""
+    if crossover_rate >= 1:
+        return torch.ones(len(start), dim, dtype=torch.bool, device=start.device)
+    length = torch.ones_like(start)
+    if crossover_rate > 0:
+        run = torch.log(uniform.clamp(min=torch.finfo(uniform.dtype).tiny)) / math.log(crossover_rate)
+        length = 1 + run.floor().clamp(max=dim).long()
+    offset = (torch.arange(dim, device=start.device) - start[:, None]) % dim
+    return offset < length[:, None]
+
+
+def reflect(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Fold values back at the bounds, as often as needed: like a ball between two walls."""
+    width = (upper - lower).clamp(min=torch.finfo(values.dtype).tiny)
+    phase = ((values - lower) / width).remainder(2.0)
+    folded = lower + torch.where(phase > 1, 2 - phase, phase) * width
+    inside = (values >= lower) & (values <= upper)
+    return torch.where(inside, values, torch.minimum(torch.maximum(folded, lower), upper))
+
+
+class DE(PopulationSearcher):
+    """Differential Evolution: all trials come from the same old population and replace their own target if they win.
+
+    Args:
+        problem: Any numeric EvoTorch problem, minimised or maximised.
+        popsize: N, at least one more than the strategy's donors (4 for rand/1).
+        differential_weight: F > 0, or a range `(low, high)` to draw it from anew.
+        crossover_rate: CR in [0, 1], share of genes taken from the mutant.
+        strategy: `"MUTATION/CROSSOVER"`: rand/1, best/1, rand/2, best/2, current-to-best/1 or order/1 (published:
+            best of three donors + F (middle - worst)), with bin(omial) or exp(onential) crossover.
+        dither: A range of F is drawn per `"trial"` or per `"dimension"`.
+        center_init, stdev_init: First population normal around a centre; without a centre, around `problem.center`.
+        initial_population: First population as given, `(popsize, d)` or a `SolutionBatch`.
+        include_center: Whether individual 0 is the centre itself (the trained network).
+        bounds: Repair of trials outside the bounds: `"none"`, `"clip"`, `"reflect"` or `"resample"`; None reflects at
+            a problem's strict bounds, if it has any. Others than `"none"` need strict or initial bounds.
+        accept_equal: Whether an equal trial replaces its target, so that plateaus can be crossed.
+        rescore_parents: Whether targets are scored again with every generation of trials (and counted); None asks the
+            problem, which says so when its samples change.
+        obj_index: The objective to follow on multi-objective problems.
+
+    Raises:
+        ValueError: If an option is out of its range.
+
+    Source: Storn & Price (1997), J. Global Optimization 11:341; order/1: arXiv 2408.07194.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        popsize: int = 100,
+        differential_weight: float | tuple[float, float] = 0.5,
+        crossover_rate: float = 0.9,
+        strategy: str = "rand/1/bin",
+        dither: str = "trial",
+        center_init: Tensor | Solution | None = None,
+        stdev_init: float | Tensor | None = None,
+        initial_population: SolutionBatch | Tensor | None = None,
+        include_center: bool = False,
+        bounds: str | None = None,
+        accept_equal: bool = True,
+        rescore_parents: bool | None = None,
+        obj_index: int | None = None,
+    ) -> None:
+        super().__init__(problem, obj_index=obj_index)
+        self._num_donors, self._mutation, self._crossover = _parse_strategy(strategy)
+        if popsize < max(4, self._num_donors + 1):
+            raise ValueError(
+                f"`popsize` must be at least {max(4, self._num_donors + 1)} for {strategy}: "
+                f"{self._num_donors} distinct donors besides the target, got {popsize}"
+            )
+        if not 0 <= crossover_rate <= 1:
+            raise ValueError(f"`crossover_rate` must lie in [0, 1], got {crossover_rate}")
+        if dither not in ("trial", "dimension"):
+            raise ValueError(f"`dither` must be 'trial' or 'dimension', got {dither!r}")
+        self._weight_range = _parse_weight(differential_weight)
+        self.crossover_rate, self.dither, self.accept_equal = crossover_rate, dither, accept_equal
+        self._rescore_parents = rescore_parents
+        self._bounds = self._resolve_bounds(bounds)
+        values = self.initial_values(popsize, center_init, stdev_init, initial_population)
+        if include_center:
+            values[0] = self._center(center_init)
+        self._population = SolutionBatch(problem, popsize=popsize, device=problem.device, empty=True)
+        self._population.set_values(values)
+        self._is_started = False
+        self._start_reporting()
+
+    @property
+    def popsize(self) -> int:
+        return len(self._population)
+
+    @property
+    def rescore_parents(self) -> bool:
+        if self._rescore_parents is None:
+            return bool(getattr(self.problem, "rescore_parents", False))
+        return self._rescore_parents
+
+    @torch.no_grad()
+    def ask(self) -> Tensor:
+        """The first population, later one trial per individual, followed by the parents where they are re-scored."""
+        population = self._population.values.as_subclass(Tensor)
+        if not self._is_started:
+            return population
+        trial = self._make_trials(population)
+        return torch.cat([trial, population]) if self.rescore_parents else trial
+
+    @torch.no_grad()
+    def tell(self, z: Tensor, scores: Tensor) -> None:
+        scores = scores if scores.ndim == 2 else scores[:, None]
+        evals = self._population._evdata
+        if not self._is_started:
+            evals.copy_(scores)
+            self._is_started = True
+            return
+        popsize = self.popsize
+        if len(z) == 2 * popsize:
+            evals.copy_(scores[popsize:])
+        trial_utility, utility = self.utility(scores[:popsize]), self.utility(evals)
+        wins = trial_utility >= utility if self.accept_equal else trial_utility > utility
+        evals.copy_(torch.where(wins[:, None], scores[:popsize], evals))
+        values = self._population._data
+        torch.where(wins[:, None], z[:popsize], values, out=values)
+
+    def _make_trials(self, population: Tensor) -> Tensor:
+        popsize, dim = population.shape
+        index = distinct_indices(self.rand(popsize, self._num_donors))
+        donors = Donors(population, self.utility(self._population._evdata), index)
+        mutant = self._mutation(donors, self._differential_weight(popsize, dim))
+        forced = (self.rand(popsize) * dim).long().clamp_(max=dim - 1)
+        if self._crossover == "bin":
+            mask = binomial_mask(self.rand(popsize, dim), self.crossover_rate, forced)
+        else:
+            mask = exponential_mask(self.rand(popsize), self.crossover_rate, forced, dim)
+        return self._repair(torch.where(mask, mutant, population))
+
+    def _differential_weight(self, popsize: int, dim: int) -> Tensor:
+        low, high = self._weight_range
+        if low == high:
+            return torch.as_tensor(low, device=self.problem.device, dtype=self.problem.dtype)
+        return low + (high - low) * self.rand(popsize, 1 if self.dither == "trial" else dim)
+
+    def _repair(self, trial: Tensor) -> Tensor:
+        kind, lower, upper = self._bounds
+        if kind == "none" or lower is None or upper is None:
+            return trial
+        if kind == "clip":
+            return torch.minimum(torch.maximum(trial, lower), upper)
+        if kind == "reflect":
+            return reflect(trial, lower, upper)
+        outside = (trial < lower) | (trial > upper)
+        return torch.where(outside, lower + (upper - lower) * self.rand(*trial.shape), trial)
+
+    def _resolve_bounds(self, bounds: str | None) -> tuple[str, Tensor | None, Tensor | None]:
+        problem = self.problem
+        lower, upper = problem.lower_bounds, problem.upper_bounds
+        if bounds is None:
+            bounds = "none" if lower is None else "reflect"
+        if bounds not in REPAIRS:
+            raise ValueError(f"`bounds` must be one of {', '.join(REPAIRS)}, got {bounds!r}")
+        if bounds == "none":
+            return "none", None, None
+        if lower is None:
+            lower, upper = problem.initial_lower_bounds, problem.initial_upper_bounds
+        if lower is None:
+            raise ValueError(f"bounds={bounds!r} needs a problem with `bounds` or `initial_bounds`; use bounds='none'")
+        return bounds, lower.as_subclass(Tensor), upper.as_subclass(Tensor)
+
+    def _center(self, center_init: Tensor | Solution | None) -> Tensor:
+        center = getattr(self.problem, "center", None) if center_init is None else center_init
+        if center is None:
+            raise ValueError("`include_center` needs `center_init`: this problem has no `center` of its own")
+        return (
+            (center.values if isinstance(center, Solution) else torch.as_tensor(center)).as_subclass(Tensor).reshape(-1)
+        )
+
+
+def _parse_strategy(strategy: str) -> tuple[int, Mutation, str]:
+    mutation, _, crossover = str(strategy).rpartition("/")
+    if mutation not in MUTATIONS or crossover not in CROSSOVERS:
+        known = ", ".join(f"{name}/{end}" for name in MUTATIONS for end in CROSSOVERS)
+        raise ValueError(f"unknown `strategy` {strategy!r}; known: {known}")
+    num_donors, function = MUTATIONS[mutation]
+    return num_donors, function, crossover
+
+
+def _parse_weight(weight: float | tuple[float, float]) -> tuple[float, float]:
+    low, high = (weight, weight) if isinstance(weight, (int, float)) else weight
+    if not (0 < low <= high < math.inf):
+        raise ValueError(
+            f"`differential_weight` must be positive, or a range (low, high) of positive numbers, got {weight}"
+        )
+    return float(low), float(high)
