@@ -75,9 +75,9 @@ class TensorData:
         if not 0 < share < 1:
             raise ValueError(f"`share` must lie strictly between 0 and 1, got {share}")
         order = stratified_order(self.y, torch.Generator().manual_seed(seed))
-        cut = len(self) - max(1, round(share * len(self)))
-        if cut < 1:
-            raise ValueError(f"cannot split {len(self)} samples into two parts")
+        if len(self) < 2:
+            raise ValueError("cannot split a single sample into two parts")
+        cut = len(self) - min(max(1, round(share * len(self))), len(self) - 1)
         return self.subset(order[:cut]), self.subset(order[cut:])
 
 
@@ -166,7 +166,8 @@ class SuperBatches:
         return 1 if self.parents == "fixed" else len(self.data) // self.size
 
     def __repr__(self) -> str:
-        return f"SuperBatches({len(self)} of {self.size} samples, order={self.order!r}, advance={self.advance!r}, parents={self.parents!r})"
+        options = f"order={self.order!r}, advance={self.advance!r}, parents={self.parents!r}"
+        return f"SuperBatches({len(self)} of {self.size} samples, {options})"
 
     @property
     def rescore_parents(self) -> bool:

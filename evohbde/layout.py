@@ -70,6 +70,12 @@ class ParameterLayout:
             raise ValueError(
                 f"the searched parameters have several types ({found}): convert the model, e.g. model.float()"
             )
+        devices = {parameter.device for parameter in chosen.values()}
+        if len(devices) > 1:
+            found = ", ".join(sorted(map(str, devices)))
+            raise ValueError(
+                f"the searched parameters lie on several devices ({found}): move the model to one, e.g. model.cpu()"
+            )
 
         self.names: tuple[str, ...] = tuple(chosen)
         self.shapes: tuple[torch.Size, ...] = tuple(parameter.shape for parameter in chosen.values())
@@ -112,6 +118,8 @@ class ParameterLayout:
     @torch.no_grad()
     def load_(self, model: nn.Module, theta: Tensor) -> nn.Module:
         """Write the flat vector `theta`, `(D,)`, into `model` in place and return the model."""
+        if theta.ndim != 1:
+            raise ValueError(f"expected one flat vector `theta` of shape ({self.size},), got {tuple(theta.shape)}")
         for parameter, view in zip(self._parameters(model), self.views(theta).values(), strict=True):
             parameter.copy_(view)
         return model
@@ -148,9 +156,9 @@ class ParameterLayout:
         return found
 
     def _check_length(self, theta: Tensor) -> None:
-        if theta.shape[-1] != self.size:
+        if theta.ndim == 0 or theta.shape[-1] != self.size:
             raise ValueError(
-                f"expected `theta` of shape (..., {self.size}), one column per searched weight, got {tuple(theta.shape)}"
+                f"expected `theta` of shape (..., {self.size}), one column per weight, got {tuple(theta.shape)}"
             )
 
 

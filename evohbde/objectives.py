@@ -141,11 +141,16 @@ class Function(Objective):
         if sense not in ("max", "min"):
             raise ValueError(f"`sense` must be 'max' or 'min', got {sense!r}")
         self.function, self.sense = function, sense
-        self.name = name or getattr(function, "__name__", "function")
+        self.name = name or str(getattr(function, "__name__", "function"))
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         values = [torch.as_tensor(self.function(one, labels), dtype=torch.float64) for one in logits]
-        return torch.stack([value.to(logits.device) for value in values])
+        if values and values[0].numel() != 1:
+            raise ValueError(
+                f"the function of objective {self.name!r} must return one number, got shape {tuple(values[0].shape)}: "
+                "reduce it, e.g. by .mean()"
+            )
+        return torch.stack([value.reshape(()).to(logits.device) for value in values])
 
 
 class Density(WeightObjective):
@@ -175,7 +180,7 @@ ObjectiveLike = str | AnyObjective
 
 def resolve(objectives: ObjectiveLike | Sequence[ObjectiveLike]) -> list[AnyObjective]:
     """Turn names and instances into a list of objectives."""
-    several = [objectives] if isinstance(objectives, (str, Objective, WeightObjective)) else list(objectives)
+    several = list(objectives) if isinstance(objectives, Sequence) and not isinstance(objectives, str) else [objectives]
     if not several:
         raise ValueError("`objectives` is empty: name at least one, e.g. 'f1_macro'")
     return [_resolve_one(objective) for objective in several]

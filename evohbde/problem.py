@@ -171,7 +171,7 @@ class ReducedProblem(BaseProblem):
     Args:
         problem: The problem over full vectors of length `reduction.full_dim`.
         reduction: The map between them.
-        bounds: Bounds of the reduced values; None: unbounded, so that every searcher accepts it. A bounded inner problem
+        bounds: Bounds of the reduced values; None: unbounded, so that every searcher fits; a bounded inner problem
             then gets its values clipped.
         chunk_size: Candidates expanded at a time.
         num_actors, num_gpus_per_actor, seed: As in EvoTorch.

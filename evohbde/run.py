@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from evotorch import SolutionBatch
 from evotorch.algorithms.searchalgorithm import SearchAlgorithm
 
 
@@ -20,8 +21,9 @@ def run_until(
 ) -> str:
     """Step any EvoTorch searcher, ours or not, until a limit is reached, and say which.
 
-    Budgets are never exceeded but by the first step: the run ends before a step that would cost as much as the last
-    one and does not fit any more. Ctrl-C ends the run after the generation in flight is lost; the searcher stays usable.
+    Budgets are never exceeded but by the first step: the run ends before a step that does not fit any more, which is
+    taken to cost as much as the last one where the searcher does not know (`next_num_evaluations`). Ctrl-C ends the
+    run and loses the generation in flight; the searcher stays usable.
 
     Args:
         searcher: The search algorithm.
@@ -37,7 +39,7 @@ def run_until(
         that it is done) or `"interrupted"`.
 
     Raises:
-        ValueError: If no limit is given, or a limit is not positive.
+        ValueError: If no limit is given, a limit is not positive, or what it limits is not counted or reported.
     """
     limits = {"num_evaluations": num_evaluations, "num_samples": num_samples, "patience": patience, "seconds": seconds}
     if target is None and all(limit is None for limit in limits.values()):
@@ -81,27 +83,23 @@ class _Watch:
             _Budget("num_samples", num_samples),
         ]
         self.first_samples = self._samples()
-        self.num_evaluations = 0
+        self.counter = _Counter()
         self.best: float | None = None
         self.stale_steps = 0
         problem = searcher.problem
         self.sign = 1.0 if problem.senses[getattr(searcher, "obj_index", None) or 0] == "max" else -1.0
-        problem.before_eval_hook.append(self._count)
-
-    def _count(self, batch: object) -> None:
-        self.num_evaluations += len(batch)  # type: ignore[arg-type]
+        problem.before_eval_hook.append(self.counter)
 
     def close(self) -> None:
-        self.searcher.problem.before_eval_hook.remove(self._count)
+        self.searcher.problem.before_eval_hook.remove(self.counter)
 
     def _samples(self) -> float:
         return float(getattr(self.searcher.problem, "num_samples_seen", 0.0))
 
     def update(self) -> str | None:
-        for budget, spent in zip(
-            self.budgets, (self.num_evaluations, self._samples() - self.first_samples), strict=True
-        ):
-            if budget.is_spent(spent):
+        growth = self._growth()
+        for budget, spent in zip(self.budgets, (self.counter.total, self._samples() - self.first_samples), strict=True):
+            if budget.is_spent(spent, growth):
                 return budget.name
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return "seconds"
@@ -110,6 +108,12 @@ class _Watch:
             if reason:
                 return reason
         return "terminated" if self.searcher.is_terminated else None
+
+    def _growth(self) -> float:
+        """How many candidates the next step scores for each one of the last step."""
+        upcoming = getattr(self.searcher, "next_num_evaluations", None)
+        last, self.counter.last_step = self.counter.last_step, 0
+        return upcoming / last if upcoming is not None and last else 1.0
 
     def _judge(self) -> str | None:
         status = self.searcher.status
@@ -129,6 +133,24 @@ class _Budget:
     def __init__(self, name: str, limit: float | None) -> None:
         self.name, self.limit, self.spent = name, limit, 0.0
 
-    def is_spent(self, spent: float) -> bool:
+    def is_spent(self, spent: float, growth: float) -> bool:
+        if self.limit is None:
+            return False
+        if not spent:
+            raise ValueError(
+                f"`{self.name}` cannot limit this run, a step counted none: either the problem does not count them, or "
+                "the searcher scores candidates in its actors (distributed=True)"
+            )
         last_step, self.spent = spent - self.spent, spent
-        return self.limit is not None and spent + last_step > self.limit
+        return spent + growth * last_step > self.limit
+
+
+class _Counter:
+    """A hook of its own, because hooks travel with the problem into actors, clones and pickles."""
+
+    def __init__(self) -> None:
+        self.total = self.last_step = 0
+
+    def __call__(self, batch: SolutionBatch) -> None:
+        self.total += len(batch)
+        self.last_step += len(batch)

@@ -62,7 +62,7 @@ def find_stages(model: nn.Module, probe: Tensor, names: Sequence[str] | None = N
     """Cut `model` into a chain, and prove on `probe` that the chain computes exactly what the model computes.
 
     Without `names`, nested `nn.Sequential`s are unrolled; for other models the children are tried in the order of
-    definition, flattened before the last linear layer (torchvision's ResNets, for one). What does not reproduce the
+    definition, flattened before the first linear layer (torchvision's ResNets, for one). What does not reproduce the
     model's outputs bit for bit is dropped: the result then is the whole model as a single stage.
 
     Args:
@@ -78,8 +78,8 @@ def find_stages(model: nn.Module, probe: Tensor, names: Sequence[str] | None = N
         chain = Stages([(name, _module(model, name)) for name in names])
         if not _equal(chain, whole, probe):
             raise ValueError(
-                f"the chain of `stages` {list(names)} does not reproduce the model's outputs: name every module in the order "
-                "in which data pass through it, or leave `stages` out"
+                f"the chain of `stages` {list(names)} does not reproduce the model's outputs: name every module "
+                "in the order in which data pass through it, or leave `stages` out"
             )
         return chain
     chain = Stages(_unroll("", model) if _is_sequential(model) else _children(model))
@@ -102,7 +102,9 @@ def _unroll(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     if not _is_sequential(module):
         return [(name, module)]
     prefix = f"{name}." if name else ""
-    return [stage for child, inner in module.named_children() for stage in _unroll(prefix + child, inner)]
+    # named_children() would leave out the second use of a shared module, such as one ReLU for all layers.
+    children = zip(module._modules, module, strict=True)
+    return [stage for child, inner in children for stage in _unroll(prefix + child, inner)]
 
 
 def _children(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -3,7 +3,7 @@
 The 1,797 digits of scikit-learn are split, stratified by class, into 600 to pre-train on, 300 to search on (`train`)
 and 897 held out (`test`). In the shifted tasks the latter two are rotated, dimmed and noisy; the network has seen
 neither. One seed sets the split, the initial weights, the order of training and the noise.
-Macro-F1 held out, mean of seeds 0 to 4: MLP .947 clean and .657 shifted, CNN .955 clean and .709 shifted.
+Macro-F1 held out, mean of seeds 0 to 4: MLP .946 clean and .655 shifted, CNN .955 clean and .709 shifted.
 """
 
 from collections import OrderedDict
@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.ndimage import rotate
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from evohbde.data import Task, TensorData
@@ -19,20 +22,13 @@ from evohbde.gradient import pretrain
 
 from .networks import initialised
 
-try:
-    from scipy.ndimage import rotate
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-except ImportError as error:
-    raise ImportError("problems.digits needs scikit-learn: pip install scikit-learn") from error
-
 NUM_PRETRAIN, NUM_TRAIN = 600, 300
 ANGLE_DEGREES, CONTRAST, NOISE = 10.0, 0.8, 0.09
 EPOCHS = 200
 
 
 class Splits(NamedTuple):
-    """The three disjoint parts of the digits; `x` is `(n, 1, 8, 8)` in [0, 1]."""
+    """The three disjoint parts of the digits; `x` lies in [0, 1]."""
 
     pretrain: TensorData
     train: TensorData
@@ -41,29 +37,28 @@ class Splits(NamedTuple):
 
 def mlp(seed: int = 0) -> Task:
     """Give the 64-32-16-10 network (D = 2,778), pre-trained, with unchanged digits."""
-    return _clean_task(build_mlp, "digits-mlp", seed)
+    return _task(build_mlp, (64,), splits(seed), "digits-mlp", seed)
 
 
 def cnn(seed: int = 0) -> Task:
     """Give the small convolutional network (D = 3,658), pre-trained, with unchanged digits."""
-    return _clean_task(build_cnn, "digits-cnn", seed)
+    return _task(build_cnn, (1, 8, 8), splits(seed), "digits-cnn", seed)
 
 
 def shifted_mlp(seed: int = 0) -> Task:
     """Give the same network as `mlp(seed)` with shifted digits to search on and to be tested on."""
-    return _shifted_task(mlp(seed), "digits-shifted-mlp", seed)
+    return _task(build_mlp, (64,), shifted_splits(seed), "digits-shifted-mlp", seed)
 
 
 def shifted_cnn(seed: int = 0) -> Task:
     """Give the same network as `cnn(seed)` with shifted digits to search on and to be tested on."""
-    return _shifted_task(cnn(seed), "digits-shifted-cnn", seed)
+    return _task(build_cnn, (1, 8, 8), shifted_splits(seed), "digits-shifted-cnn", seed)
 
 
 def build_mlp() -> nn.Sequential:
-    """Build the untrained 64-32-16-10 network: `(n, 1, 8, 8)` or `(n, 64) -> (n, 10)`."""
+    """Build the untrained 64-32-16-10 network: `(n, 64) -> (n, 10)`."""
     return nn.Sequential(
         OrderedDict(
-            flatten=nn.Flatten(),
             hidden1=nn.Linear(64, 32),
             relu1=nn.ReLU(),
             hidden2=nn.Linear(32, 16),
@@ -92,14 +87,22 @@ def build_cnn() -> nn.Sequential:
 
 
 def splits(seed: int = 0) -> Splits:
-    """Split the digits into 600 to pre-train on, 300 to search on and 897 held out, stratified by class."""
+    """Split the digits into 600 to pre-train on, 300 to search on and 897 held out, stratified: `(n, 8, 8)`."""
     digits = load_digits()
-    images = torch.from_numpy(digits.images / 16.0).float().unsqueeze(1)
+    images = torch.from_numpy(digits.images / 16.0).float()
     labels = torch.from_numpy(digits.target).long()
     everything = np.arange(len(labels))
     first, rest = train_test_split(everything, train_size=NUM_PRETRAIN, stratify=digits.target, random_state=seed)
     second, third = train_test_split(rest, train_size=NUM_TRAIN, stratify=digits.target[rest], random_state=seed)
     return Splits(*(TensorData(images[part], labels[part]) for part in map(torch.from_numpy, (first, second, third))))
+
+
+def shifted_splits(seed: int = 0) -> Splits:
+    """Give the same parts as `splits(seed)`, the latter two of them shifted."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = splits(seed)
+    train, test = (TensorData(shift(data.x, generator=generator), data.y) for data in (parts.train, parts.test))
+    return Splits(parts.pretrain, train, test)
 
 
 def shift(images: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -112,13 +115,7 @@ def shift(images: Tensor, *, generator: torch.Generator) -> Tensor:
     return (CONTRAST * turned + noise).clamp(0.0, 1.0)
 
 
-def _clean_task(build: Callable[[], nn.Module], name: str, seed: int) -> Task:
-    parts = splits(seed)
-    model = pretrain(initialised(build, seed), parts.pretrain, epochs=EPOCHS, seed=seed)
-    return Task(model=model, train=parts.train, test=parts.test, name=name)
-
-
-def _shifted_task(task: Task, name: str, seed: int) -> Task:
-    generator = torch.Generator().manual_seed(seed)
-    train, test = (TensorData(shift(data.x, generator=generator), data.y) for data in (task.train, task.test))
-    return Task(model=task.model, train=train, test=test, name=name)
+def _task(build: Callable[[], nn.Module], shape: tuple[int, ...], parts: Splits, name: str, seed: int) -> Task:
+    pretraining, train, test = (TensorData(data.x.reshape(-1, *shape), data.y) for data in parts)
+    model = pretrain(initialised(build, seed), pretraining, epochs=EPOCHS, seed=seed)
+    return Task(model=model, train=train, test=test, name=name)

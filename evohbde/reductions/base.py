@@ -65,9 +65,7 @@ class Reduction:
 
     def check_z(self, z: Tensor) -> None:
         if z.ndim == 0 or z.shape[-1] != self.dim:
-            raise ValueError(
-                f"expected `z` of shape (..., {self.dim}), one column per reduced value, got {tuple(z.shape)}"
-            )
+            raise ValueError(f"expected `z` of shape (..., {self.dim}), one per reduced value, got {tuple(z.shape)}")
 
     def check_theta(self, theta: Tensor) -> None:
         if theta.ndim == 0 or theta.shape[-1] != self.full_dim:
@@ -96,7 +94,7 @@ class Reduction:
 
     @staticmethod
     def from_state_dict(state: State) -> Reduction:
-        """Rebuild a reduction from `state_dict()`; only loaded subclasses are found, nothing is imported or executed."""
+        """Rebuild a reduction from `state_dict()`; only loaded classes are found, nothing is imported."""
         kinds = {kind.__name__: kind for kind in _subclasses(Reduction)}
         name = state.get("class")
         if name not in kinds:
@@ -152,6 +150,7 @@ class Identity(Reduction):
         return theta - self.theta0 if self.mode == "offset" else theta
 
     def expand_into(self, z: Tensor, out: Tensor) -> Tensor:
+        self.check_z(z)
         return torch.add(self.theta0, z, out=out) if self.mode == "offset" else out.copy_(z)
 
 

@@ -34,7 +34,10 @@ def histogram_bins(weights: np.ndarray, num_edges: int, groups: np.ndarray | Non
     """
     low, high = _ranges(weights, groups)
     last_bin = max(num_edges - 2, 0)
-    step = (high - low) / max(num_edges - 1, 1)
+    with np.errstate(over="ignore"):
+        step = (high - low) / max(num_edges - 1, 1)
+    if not np.isfinite(step).all():
+        raise ValueError("the range of the weights overflows float64: repair or rescale the network before reducing it")
     kind = np.int32 if len(low) * num_edges < 2**31 else np.int64
     keys = np.empty(weights.size, dtype=kind)
     for piece in _pieces(weights.size):
@@ -48,7 +51,7 @@ def histogram_bins(weights: np.ndarray, num_edges: int, groups: np.ndarray | Non
         guess.clip(0, last_bin, out=guess)
         right = np.where(guess + 1 == num_edges - 1, top, (guess + 1) * width + base)
         guess += (value >= right) & (guess < last_bin)
-        keys[piece] = guess.astype(kind) + np.asarray(group, dtype=kind) * kind(num_edges)
+        keys[piece] = guess.astype(kind) + np.asarray(group).astype(kind) * num_edges
     return keys
 
 

@@ -16,13 +16,13 @@ UNASSIGNED_VALUE = 1.0
 class Blocking(Reduction):
     """Tie the `D` weights into `d` blocks, one value per block.
 
-    Mode `"replace"`: `theta = z[block]`, every weight takes its block's value (the paper); the start is the block means.
+    Mode `"replace"`: `theta = z[block]`, a weight takes its block's value (the paper); the start is the block means.
     Mode `"offset"`: `theta = theta0 + z[block]`, a block moves as one and keeps what lies inside it; the start is zero.
 
     Attributes:
         block: Block of each weight, `(D,)`, int32. Weights in no block (only `rule="authors"`) hold the value `d`.
         counts: Weights per block, `(d,)`, int64.
-        lower, upper: Range of the start population, `(d,)`: smallest and largest member (minus the mean, in offset mode).
+        lower, upper: Range of the first population, `(d,)`: smallest and largest member (less the mean in offset mode).
         center: The network as given, `(d,)`: block means, or zeros in offset mode.
     """
 
@@ -37,7 +37,7 @@ class Blocking(Reduction):
 
     def __init__(self, theta0: Tensor, ids: np.ndarray, mode: str) -> None:
         check_mode(mode)
-        summary = summarise(theta0.cpu().numpy(), ids)
+        summary = summarise(_as_numpy(theta0), ids)
         self._set(theta0, ids, summary, mode)
 
     def _set(self, theta0: Tensor, ids: np.ndarray, summary: BlockSummary, mode: str) -> None:
@@ -73,6 +73,7 @@ class Blocking(Reduction):
         return spread if self.theta0 is None else self.theta0 + spread
 
     def expand_into(self, z: Tensor, out: Tensor) -> Tensor:
+        self.check_z(z)
         torch.index_select(self._padded(z), 0, self.block, out=out)
         return out if self.theta0 is None else out.add_(self.theta0)
 
@@ -128,7 +129,7 @@ class HistogramBlocking(Blocking):
                 "rule='authors' needs num_bins >= 2, weights that differ and no groups, since the maximum lies in no "
                 "block; use rule='closed'"
             )
-        weights = theta0.cpu().numpy()
+        weights = _as_numpy(theta0)
         keys = histogram_bins(weights, num_bins, _group_ids(groups, theta0))
         ids = compact(keys)
         if rule == "authors":
@@ -160,7 +161,7 @@ class QuantileBlocking(Blocking):
     def __init__(self, theta0: Tensor, num_blocks: int = 1_000, mode: str = "replace") -> None:
         theta0 = check_weights(theta0)
         _check_count("num_blocks", num_blocks, theta0.numel())
-        weights = theta0.cpu().numpy()
+        weights = _as_numpy(theta0)
         first = np.arange(num_blocks, dtype=np.int64) * weights.size // num_blocks
         edges = np.sort(weights)[first]
         super().__init__(theta0, compact(sorted_bins(weights, edges[1:])), mode)
@@ -173,7 +174,7 @@ class KMeansBlocking(Blocking):
 
     Args:
         theta0: Trained weights, `(D,)`, finite.
-        num_blocks: Clusters asked for, 1 to `D`; fewer come out where fewer values differ.
+        num_blocks: Clusters asked for, 1 to `D`; fewer come out where fewer cells are filled.
         mode: `"replace"` or `"offset"`.
         seed: Seed of the k-means++ start.
     """
@@ -181,7 +182,7 @@ class KMeansBlocking(Blocking):
     def __init__(self, theta0: Tensor, num_blocks: int = 256, mode: str = "replace", seed: int = 0) -> None:
         theta0 = check_weights(theta0)
         _check_count("num_blocks", num_blocks, theta0.numel())
-        weights = theta0.cpu().numpy()
+        weights = _as_numpy(theta0)
         centroids = _cluster(weights, num_blocks, seed)
         borders = (centroids[1:] + centroids[:-1]) / 2
         super().__init__(theta0, compact(sorted_bins(weights.astype(np.float64), borders)), mode)
@@ -207,6 +208,11 @@ class RandomBlocking(Blocking):
         super().__init__(theta0, (order % num_blocks).to(torch.int32).numpy(), mode)
 
 
+def _as_numpy(theta0: Tensor) -> np.ndarray:
+    # NumPy has no bfloat16; float32 holds its values exactly.
+    return (theta0.float() if theta0.dtype == torch.bfloat16 else theta0).cpu().numpy()
+
+
 def _cluster(weights: np.ndarray, num_blocks: int, seed: int) -> np.ndarray:
     from sklearn.cluster import KMeans
 
@@ -230,7 +236,7 @@ def _check_count(argument: str, value: int, most: int | None = None) -> None:
 def _group_ids(groups: Tensor | None, theta0: Tensor) -> np.ndarray | None:
     if groups is None:
         return None
-    if groups.shape != theta0.shape or groups.is_floating_point():
+    if groups.shape != theta0.shape or groups.is_floating_point() or groups.dtype == torch.bool:
         raise ValueError(
             f"expected `groups` to hold one integer per weight, shape {tuple(theta0.shape)}, "
             f"got {groups.dtype} {tuple(groups.shape)}"

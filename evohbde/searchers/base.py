@@ -43,6 +43,11 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
         """1 if the objective is maximised, -1 if minimised."""
         return 1.0 if self.problem.senses[self._obj_index] == "max" else -1.0
 
+    @property
+    def next_num_evaluations(self) -> int | None:
+        """Candidates that the next step scores, where that is known before: budgets are then kept to the last one."""
+        return None
+
     def ask(self) -> Tensor:
         """Candidates to score next: `(n, d)`."""
         raise NotImplementedError
@@ -65,9 +70,11 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
         return torch.where(utility.isnan(), -torch.inf, utility)
 
     def rand(self, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1) from the problem's own generator."""
+        """Uniform numbers in [0, 1) from the problem's own generator, in float32 at least."""
         problem = self.problem
-        return torch.rand(*shape, generator=problem.generator, device=problem.device, dtype=problem.dtype)
+        # Half precision has too few numbers to draw an index or a rate from.
+        dtype = torch.promote_types(problem.dtype, torch.float32)
+        return torch.rand(*shape, generator=problem.generator, device=problem.device, dtype=dtype)
 
     def randn(self, *shape: int) -> Tensor:
         """Standard normal numbers from the problem's own generator."""
@@ -81,7 +88,7 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
         stdev_init: float | Tensor | None,
         initial_population: SolutionBatch | Tensor | None,
     ) -> Tensor:
-        """First candidates, `(popsize, d)`: given, normal around a centre, or uniform in the problem's initial bounds."""
+        """First candidates, `(popsize, d)`: given, normal around a centre, or uniform in the initial bounds."""
         problem = self.problem
         if initial_population is not None:
             return self._given(initial_population, popsize)
@@ -97,19 +104,25 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
                 )
             lower, upper = problem.initial_lower_bounds, problem.initial_upper_bounds
             return lower + (upper - lower) * self.rand(popsize, problem.solution_length)
+        center = self.center_values(center_init, "stdev_init")
+        stdev = torch.as_tensor(stdev_init, device=problem.device, dtype=problem.dtype)
+        if bool((stdev < 0).any()) or not bool(torch.isfinite(stdev).all()):
+            raise ValueError(f"`stdev_init` must be finite and not negative, got {stdev_init}")
+        return center + stdev * self.randn(popsize, problem.solution_length)
+
+    def center_values(self, center_init: Tensor | Solution | None, needed_by: str) -> Tensor:
+        """The centre as given, else the problem's own: `(d,)`."""
+        problem = self.problem
         center = getattr(problem, "center", None) if center_init is None else center_init
         if center is None:
-            raise ValueError("`stdev_init` needs `center_init`: this problem has no `center` of its own")
+            raise ValueError(f"`{needed_by}` needs `center_init`: this problem has no `center` of its own")
         center = center.values if isinstance(center, Solution) else torch.as_tensor(center)
         center = center.as_subclass(Tensor).to(device=problem.device, dtype=problem.dtype)
         if center.numel() != problem.solution_length:
             raise ValueError(
                 f"expected `center_init` of {problem.solution_length} values, got shape {tuple(center.shape)}"
             )
-        stdev = torch.as_tensor(stdev_init, device=problem.device, dtype=problem.dtype)
-        if bool((stdev < 0).any()) or not bool(torch.isfinite(stdev).all()):
-            raise ValueError(f"`stdev_init` must be finite and not negative, got {stdev_init}")
-        return center.reshape(-1) + stdev * self.randn(popsize, problem.solution_length)
+        return center.reshape(-1)
 
     def _given(self, initial_population: SolutionBatch | Tensor, popsize: int) -> Tensor:
         given = initial_population.values if isinstance(initial_population, SolutionBatch) else initial_population

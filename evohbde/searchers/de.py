@@ -102,7 +102,7 @@ def binomial_mask(uniform: Tensor, crossover_rate: Tensor | float, forced: Tenso
 
 
 def exponential_mask(uniform: Tensor, crossover_rate: float, start: Tensor, dim: int) -> Tensor:
-    """Genes taken from the mutant: a circular run from `start` whose length L has P(L >= k) = CR^(k-1): `(N, d)` bool."""
+    """Genes taken from the mutant: a circular run from `start` of length L, P(L >= k) = CR^(k-1): `(N, d)` bool."""
     if crossover_rate >= 1:
         return torch.ones(len(start), dim, dtype=torch.bool, device=start.device)
     length = torch.ones_like(start)
@@ -114,10 +114,14 @@ def exponential_mask(uniform: Tensor, crossover_rate: float, start: Tensor, dim:
 
 
 def reflect(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Fold values back at the bounds, as often as needed: like a ball between two walls."""
+    """Fold values back at the bounds, as often as needed: like a ball between two walls.
+
+    Where both bounds are the same, or a value is not finite, the lower bound is left.
+    """
     width = (upper - lower).clamp(min=torch.finfo(values.dtype).tiny)
     phase = ((values - lower) / width).remainder(2.0)
     folded = lower + torch.where(phase > 1, 2 - phase, phase) * width
+    folded = torch.where(phase.isfinite(), folded, lower)
     inside = (values >= lower) & (values <= upper)
     return torch.where(inside, values, torch.minimum(torch.maximum(folded, lower), upper))
 
@@ -136,8 +140,9 @@ class DE(PopulationSearcher):
         center_init, stdev_init: First population normal around a centre; without a centre, around `problem.center`.
         initial_population: First population as given, `(popsize, d)` or a `SolutionBatch`.
         include_center: Whether individual 0 is the centre itself (the trained network).
-        bounds: Repair of trials outside the bounds: `"none"`, `"clip"`, `"reflect"` or `"resample"`; None reflects at
-            a problem's strict bounds, if it has any. Others than `"none"` need strict or initial bounds.
+        bounds: Repair of trials (and of a first population that is drawn) outside the bounds: `"none"`, `"clip"`,
+            `"reflect"` or `"resample"`; None reflects at a problem's strict bounds, if it has any. Others than
+            `"none"` need strict or initial bounds.
         accept_equal: Whether an equal trial replaces its target, so that plateaus can be crossed.
         rescore_parents: Whether targets are scored again with every generation of trials (and counted); None asks the
             problem, which says so when its samples change.
@@ -183,8 +188,10 @@ class DE(PopulationSearcher):
         self._rescore_parents = rescore_parents
         self._bounds = self._resolve_bounds(bounds)
         values = self.initial_values(popsize, center_init, stdev_init, initial_population)
+        if initial_population is None:
+            values = self._repair(values)
         if include_center:
-            values[0] = self._center(center_init)
+            values[0] = self.center_values(center_init, "include_center")
         self._population = SolutionBatch(problem, popsize=popsize, device=problem.device, empty=True)
         self._population.set_values(values)
         self._is_started = False
@@ -200,12 +207,16 @@ class DE(PopulationSearcher):
             return bool(getattr(self.problem, "rescore_parents", False))
         return self._rescore_parents
 
+    @property
+    def next_num_evaluations(self) -> int:
+        return self.popsize * (2 if self._is_started and self.rescore_parents else 1)
+
     @torch.no_grad()
     def ask(self) -> Tensor:
         """The first population, later one trial per individual, followed by the parents where they are re-scored."""
         population = self._population.values.as_subclass(Tensor)
         if not self._is_started:
-            return population
+            return population.clone()
         trial = self._make_trials(population)
         return torch.cat([trial, population]) if self.rescore_parents else trial
 
@@ -213,7 +224,13 @@ class DE(PopulationSearcher):
     def tell(self, z: Tensor, scores: Tensor) -> None:
         scores = scores if scores.ndim == 2 else scores[:, None]
         evals = self._population._evdata
+        if len(z) not in (self.popsize, 2 * self.popsize) or scores.shape != (len(z), evals.shape[1]):
+            raise ValueError(
+                f"expected the candidates that `ask` gave and scores of shape (n, {evals.shape[1]}), one column per "
+                f"objective, got {tuple(z.shape)} and {tuple(scores.shape)}"
+            )
         if not self._is_started:
+            self._population._data.copy_(z)
             evals.copy_(scores)
             self._is_started = True
             return
@@ -224,7 +241,7 @@ class DE(PopulationSearcher):
         wins = trial_utility >= utility if self.accept_equal else trial_utility > utility
         evals.copy_(torch.where(wins[:, None], scores[:popsize], evals))
         values = self._population._data
-        torch.where(wins[:, None], z[:popsize], values, out=values)
+        torch.where(wins[:, None], z[:popsize].to(values.dtype), values, out=values)
 
     def _make_trials(self, population: Tensor) -> Tensor:
         popsize, dim = population.shape
@@ -253,7 +270,8 @@ class DE(PopulationSearcher):
         if kind == "reflect":
             return reflect(trial, lower, upper)
         outside = (trial < lower) | (trial > upper)
-        return torch.where(outside, lower + (upper - lower) * self.rand(*trial.shape), trial)
+        fresh = lower + (upper - lower) * self.rand(*trial.shape)
+        return torch.where(outside, torch.minimum(fresh, upper), trial)
 
     def _resolve_bounds(self, bounds: str | None) -> tuple[str, Tensor | None, Tensor | None]:
         problem = self.problem
@@ -269,14 +287,6 @@ class DE(PopulationSearcher):
         if lower is None:
             raise ValueError(f"bounds={bounds!r} needs a problem with `bounds` or `initial_bounds`; use bounds='none'")
         return bounds, lower.as_subclass(Tensor), upper.as_subclass(Tensor)
-
-    def _center(self, center_init: Tensor | Solution | None) -> Tensor:
-        center = getattr(self.problem, "center", None) if center_init is None else center_init
-        if center is None:
-            raise ValueError("`include_center` needs `center_init`: this problem has no `center` of its own")
-        return (
-            (center.values if isinstance(center, Solution) else torch.as_tensor(center)).as_subclass(Tensor).reshape(-1)
-        )
 
 
 def _parse_strategy(strategy: str) -> tuple[int, Mutation, str]:

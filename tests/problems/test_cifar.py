@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-Image = pytest.importorskip("PIL.Image", reason="images are decoded with Pillow")
+pytest.importorskip("PIL", reason="images are decoded with Pillow")
+
+from PIL import Image
 
 from problems import cifar
 
@@ -71,9 +73,9 @@ def test_a_folder_gives_what_the_archive_gives(tmp_path, members):
 
 def test_limit_keeps_the_first_of_each_class(tmp_path, members):
     path = write_archive(tmp_path / "a.tar.xz", members)
-    images, labels, classes = cifar.load_image_archive(path, limit_per_class=1)
+    images, labels, _ = cifar.load_image_archive(path, limit_per_class=1)
     assert images[:, 0, 0, 0].tolist() == [20, 40] and labels.tolist() == [0, 1]
-    with pytest.raises(ValueError, match="`limit_per_class` must be at least 1.*got 0"):
+    with pytest.raises(ValueError, match=r"`limit_per_class` must be at least 1.*got 0"):
         cifar.load_image_archive(path, limit_per_class=0)
 
 
@@ -89,15 +91,15 @@ def test_hostile_and_odd_members_are_ignored_and_nothing_is_written(tmp_path, me
 
 
 def test_errors_name_the_path_and_the_remedy(tmp_path, members):
-    with pytest.raises(FileNotFoundError, match="no images at .*nowhere.*put a .tar.xz"):
+    with pytest.raises(FileNotFoundError, match=r"no images at .*nowhere.*put a .tar.xz"):
         cifar.load_image_archive(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="holds no images; expected CLASS/NNNN.jpg"):
+    with pytest.raises(ValueError, match=r"holds no images; expected CLASS/NNNN.jpg"):
         cifar.load_image_archive(write_archive(tmp_path / "empty.tar.xz", {}))
     large = write_archive(tmp_path / "large.tar.xz", {"cat/0000.jpg": jpeg(0, size=40)})
     with pytest.raises(ValueError, match=r"cat/0000.jpg is \(40, 40\) pixels"):
         cifar.load_image_archive(large)
     both = members | {"test/airplane/0000.jpg": jpeg(0)}
-    with pytest.raises(ValueError, match="several sets of images, .*'test', 'train'"):
+    with pytest.raises(ValueError, match=r"several sets of images, .*'test', 'train'"):
         cifar.load_image_archive(write_archive(tmp_path / "both.tar.xz", both))
 
 
@@ -106,7 +108,7 @@ def test_normalise_maps_the_mean_to_zero_and_one_deviation_to_one():
     out = cifar.normalise(images, (0.2, 0.3, 0.5), (1.0, 0.1, 0.3))
     assert out.dtype == torch.float32
     torch.testing.assert_close(out.flatten(), torch.tensor([0.0, 1.0, 1.0]))
-    with pytest.raises(ValueError, match="each of 3 channels"):
+    with pytest.raises(ValueError, match=r"each of 3 channels"):
         cifar.normalise(images, (0.5,), (0.2,))
 
 
@@ -134,18 +136,18 @@ def test_more_images_than_there_are_is_refused(first, second):
 def test_data_are_looked_for_where_the_variable_says(data_dir, monkeypatch):
     assert cifar.find_data_dir() == data_dir
     monkeypatch.setenv("EVOHBDE_DATA", str(data_dir / "absent"))
-    with pytest.raises(FileNotFoundError, match="EVOHBDE_DATA is .*absent"):
+    with pytest.raises(FileNotFoundError, match=r"EVOHBDE_DATA is .*absent"):
         cifar.find_data_dir()
 
 
 def test_missing_weights_and_images_say_what_to_put_where(data_dir):
-    with pytest.raises(FileNotFoundError, match="no resnet20-cifar10.safetensors in .*put the released weights there"):
+    with pytest.raises(FileNotFoundError, match=r"no resnet20-cifar10.safetensors in .*put the released weights there"):
         cifar.shifted_resnet20()
     pytest.importorskip("torchvision", reason="ResNet-18 is torchvision's")
     (data_dir / "cifar10-test.tar.xz").unlink()
-    with pytest.raises(FileNotFoundError, match="no cifar10-test.tar.xz in .*put that archive"):
+    with pytest.raises(FileNotFoundError, match=r"no cifar10-test.tar.xz in .*put that archive"):
         cifar.resnet18_cifar10()
-    with pytest.raises(FileNotFoundError, match="no CIFAR100 in .*`download=True`"):
+    with pytest.raises(FileNotFoundError, match=r"no CIFAR100 in .*`download=True`"):
         cifar.cifar100(data_dir)
 
 
@@ -185,4 +187,4 @@ def test_the_released_order_of_classes_is_that_of_torchvision():
         classes = cifar.load_image_archive(path, limit_per_class=1).classes
     except FileNotFoundError as error:
         pytest.skip(f"the released data are not here: {error}")
-    assert classes == "airplane automobile bird cat deer dog frog horse ship truck".split()
+    assert classes == ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -77,7 +77,7 @@ def test_a_block_whose_convolutions_are_silent_is_its_shortcut_after_relu():
 
 
 def test_a_block_that_loses_channels_is_refused():
-    with pytest.raises(ValueError, match="`out_channels` must be at least `in_channels` = 8"):
+    with pytest.raises(ValueError, match=r"`out_channels` must be at least `in_channels` = 8"):
         networks.BasicBlock(8, 4)
 
 
@@ -120,7 +120,7 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = saved_state(networks.resnet20(num_classes=100))
     save_file(state, path)
-    with pytest.raises(ValueError, match="`linear.* check `num_classes`"):
+    with pytest.raises(ValueError, match=r"`linear.* check `num_classes`"):
         networks.load_safetensors(network, path)
     state["surplus"] = state.pop("linear.bias")
     save_file(state, path)
@@ -130,5 +130,5 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.safetensors"):
         networks.load_safetensors(networks.resnet20(), tmp_path / "nowhere.safetensors")

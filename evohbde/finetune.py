@@ -1,0 +1,270 @@
+"""How is a trained network improved in one call?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from evohbde.data import TensorData
+from evohbde.evaluator import check_outputs, predict, score
+from evohbde.gradient import pretrain
+from evohbde.gradient import train as train_with_gradients
+from evohbde.hbde_2024 import HBDE2024
+from evohbde.history import History, Row
+from evohbde.preset_base import Assignment, Outcome, Preset
+from evohbde.staged import Staged
+from evohbde.statistics import Interval, bootstrap_difference, bootstrap_score
+
+PRESETS: dict[str, Callable[[], Preset]] = {"default": Staged, "hbde-2024": HBDE2024}
+
+VALIDATION_SHARE = 0.2
+"""Part of the training samples that is set aside for decisions where no validation data are given."""
+
+MONITORED_SAMPLES = 1_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network in the final table, scored on held-out samples.
+
+    Attributes:
+        name: What it is.
+        scores: Macro-F1, accuracy, balanced accuracy and cross-entropy.
+        f1: Macro-F1 with its 95 % bootstrap interval.
+        f1_gain, accuracy_gain: Difference to the untouched network, paired over the samples; None for that network.
+        num_samples: Sample forwards spent to get it.
+    """
+
+    name: str
+    scores: dict[str, float]
+    f1: Interval
+    f1_gain: Interval | None
+    accuracy_gain: Interval | None
+    num_samples: float
+
+
+@dataclass
+class FineTuneResult:
+    """What `fine_tune` returns.
+
+    Attributes:
+        network: The improved network, in evaluation mode.
+        original: The network it started from.
+        entries: The final table, row by row, all on samples that no search and no decision saw.
+        history: One row per generation.
+        notes: Decisions on the way.
+        preset: The preset with all its switches.
+        seed: The seed.
+        reduction: The last search's reduction, for figures.
+        stop_reason: `"budget"` or `"interrupted"`.
+    """
+
+    network: nn.Module
+    original: nn.Module
+    entries: list[Entry]
+    history: History
+    notes: list[str]
+    preset: Preset
+    seed: int
+    num_held_out: int
+    outcome: Outcome
+    stop_reason: str = "budget"
+
+    @property
+    def num_evaluations(self) -> int:
+        return self.history.num_evaluations
+
+    @property
+    def num_samples_seen(self) -> float:
+        return self.history.num_samples_seen
+
+    def entry(self, name: str) -> Entry:
+        """The row of the table called `name`."""
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise KeyError(f"no row {name!r}; there are: {', '.join(entry.name for entry in self.entries)}")
+
+    def table(self) -> str:
+        """The final table as Markdown."""
+        lines = [
+            "| network | macro-F1 [95 %] | gain in F1 [95 %] | accuracy | cross-entropy | sample forwards |",
+            "|---|---|---|---|---|---|",
+        ]
+        for entry in self.entries:
+            gain = (
+                ""
+                if entry.f1_gain is None
+                else f"{entry.f1_gain.value:+.4f} [{entry.f1_gain.lower:+.4f}, {entry.f1_gain.upper:+.4f}]"
+            )
+            lines.append(
+                f"| {entry.name} | {entry.f1} | {gain} | {entry.scores['accuracy']:.4f} | "
+                f"{entry.scores['cross_entropy']:.4f} | {entry.num_samples:,.0f} |"
+            )
+        return "\n".join(lines)
+
+    def save(self, directory: str) -> None:
+        """Write the run directory: see `evohbde.rundir.save_run`."""
+        from evohbde.rundir import save_run
+
+        save_run(self, directory)
+
+
+def fine_tune(
+    model: nn.Module,
+    train: TensorData,
+    *,
+    validation: TensorData | None = None,
+    test: TensorData | None = None,
+    preset: str | Preset = "default",
+    num_evaluations: int | None = None,
+    num_samples: float | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    pretrain_epochs: int | None = None,
+    compare_with_adam: bool = True,
+    monitor: bool = True,
+    on_row: Callable[[Row], None] | None = None,
+) -> FineTuneResult:
+    """Improve a trained classifier by forward passes only, and judge it on samples that the search never saw.
+
+    Args:
+        model: The trained network; it is copied, not changed.
+        train: What may be searched on.
+        validation: What decisions between stages are made on; None: a fifth of `train` is set aside where the preset
+            needs it.
+        test: What the report is scored on, and nothing else; None: half of `validation` is set aside for it (a fifth of
+            `train`, where there is no `validation`).
+        preset: `"default"` (ours), `"hbde-2024"` (the published method), or one of their classes with other switches,
+            e.g. `HBDE2024(num_bins=100)`.
+        num_evaluations: Candidate networks that may be scored; 2,000 if no budget is given.
+        num_samples: Sample forwards that may be spent.
+        seed: Seed of splits and search.
+        device: Where to run; None: where the data are.
+        pretrain_epochs: Train with Adam first, for so many epochs (its cost is not part of the budget); None: refuse a
+            model that is no better than chance; 0: take any model.
+        compare_with_adam: Whether the table has a row for Adam fine-tuning at the same number of sample forwards.
+        monitor: Whether held-out F1 is taken for the curve (at most 25 times, on at most 1,000 samples; nothing is
+            decided by it, and it is not counted).
+        on_row: Called once per generation with its `Row`.
+
+    Returns:
+        A `FineTuneResult`; Ctrl-C during the search returns what was found until then.
+
+    Raises:
+        ValueError: If data and model do not fit, the model is untrained, or an argument is out of range.
+    """
+    found = _resolve_preset(preset)
+    for name, limit in (("num_evaluations", num_evaluations), ("num_samples", num_samples)):
+        if limit is not None and limit <= 0:
+            raise ValueError(f"`{name}` must be positive, got {limit}")
+    if num_evaluations is None and num_samples is None:
+        num_evaluations = 2_000
+    device = train.device if device is None else torch.device(device)
+    full_train, full_validation, test = _splits(train, validation, test, seed, device)
+    original = deepcopy(model).to(device)
+    for data in (full_train, test):
+        check_outputs(original, data)
+    notes = _prepare_model(original, full_train, pretrain_epochs, seed)
+    original.eval()
+
+    history = History(on_row)
+    monitored = test.subset(torch.arange(min(MONITORED_SAMPLES, len(test)), device=test.device)) if monitor else None
+    job = Assignment(
+        model=deepcopy(original),
+        train=full_train,
+        validation=full_validation,
+        num_evaluations=num_evaluations,
+        num_samples=num_samples,
+        seed=seed,
+        history=history,
+        monitor=None if monitored is None else _Monitor(monitored),
+    )
+    outcome = found.run(job)
+    networks = [("untouched", original, 0.0)]
+    if outcome.round_trip is not None:
+        networks.append(("blocked only", outcome.round_trip, 0.0))
+    networks.append((found.name, outcome.network, history.num_samples_seen))
+    if compare_with_adam and any(parameter.requires_grad for parameter in original.parameters()):
+        adam = _train_copy(original, full_train, history.num_samples_seen, seed)
+        networks.append(("Adam, same forwards", adam, history.num_samples_seen))
+    return FineTuneResult(
+        network=outcome.network,
+        original=original,
+        entries=judge(networks, test),
+        history=history,
+        notes=notes + outcome.notes,
+        preset=found,
+        seed=seed,
+        num_held_out=len(test),
+        outcome=outcome,
+        stop_reason="interrupted" if job.interrupted else "budget",
+    )
+
+
+class _Monitor:
+    def __init__(self, data: TensorData) -> None:
+        self.data = data
+
+    def __call__(self, network: nn.Module) -> float:
+        return score(network, self.data, ["f1_macro"])["f1_macro"]
+
+
+def judge(networks: list[tuple[str, nn.Module, float]], test: TensorData) -> list[Entry]:
+    """Score networks on held-out samples; the first one is the baseline of all gains."""
+    entries: list[Entry] = []
+    baseline: Tensor | None = None
+    for name, network, num_samples in networks:
+        predicted = predict(network, test).argmax(-1)
+        gains: list[Interval | None] = [None, None]
+        if baseline is None:
+            baseline = predicted
+        else:
+            gains = [bootstrap_difference(predicted, baseline, test.y, measure) for measure in ("f1_macro", "accuracy")]
+        entries.append(
+            Entry(name, score(network, test), bootstrap_score(predicted, test.y), gains[0], gains[1], num_samples)
+        )
+    return entries
+
+
+def _resolve_preset(preset: str | Preset) -> Preset:
+    if not isinstance(preset, str):
+        return preset
+    if preset not in PRESETS:
+        raise ValueError(f"unknown `preset` {preset!r}; known: {', '.join(PRESETS)}, or pass a preset object")
+    return PRESETS[preset]()
+
+
+def _splits(
+    train: TensorData, validation: TensorData | None, test: TensorData | None, seed: int, device: torch.device
+) -> tuple[TensorData, TensorData | None, TensorData]:
+    if not isinstance(train, TensorData):
+        raise TypeError(f"expected `train` to be a TensorData, got {type(train).__name__}: wrap it, TensorData(x, y)")
+    if test is None and validation is None:
+        train, test = train.split(VALIDATION_SHARE, seed)
+    elif test is None:
+        validation, test = validation.split(0.5, seed)
+    return train.to(device), None if validation is None else validation.to(device), test.to(device)
+
+
+def _prepare_model(model: nn.Module, train: TensorData, epochs: int | None, seed: int) -> list[str]:
+    if epochs:
+        pretrain(model, train, epochs=epochs, seed=seed)
+        return [f"pre-trained with Adam for {epochs} epochs on {len(train):,} samples (not part of the budget)"]
+    if epochs is None:
+        accuracy = score(model, train, ["accuracy"])["accuracy"]
+        chance = float(torch.bincount(train.y).max()) / len(train)
+        if accuracy <= 1.2 * chance and chance < 0.8:
+            raise ValueError(
+                f"the model looks untrained: accuracy {accuracy:.3f} on the training data, guessing: {chance:.3f}; "
+                "pass pretrain_epochs=10 to train it with Adam first, or pretrain_epochs=0 to go on anyway"
+            )
+    return []
+
+
+def _train_copy(original: nn.Module, data: TensorData, num_samples: float, seed: int) -> nn.Module:
+    return train_with_gradients(deepcopy(original), data, num_samples=num_samples, seed=seed)
