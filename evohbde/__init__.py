@@ -1,19 +1,27 @@
-"""Improve or shrink a trained PyTorch network without gradients, on top of EvoTorch."""
+"""Improve or shrink a trained PyTorch network without gradients, on top of EvoTorch.
 
-from evohbde.data import SuperBatches as SuperBatches
-from evohbde.data import Task as Task
-from evohbde.data import TensorData as TensorData
-from evohbde.evaluator import score as score
-from evohbde.gradient import pretrain as pretrain
-from evohbde.layout import ParameterLayout as ParameterLayout
-from evohbde.problem import NetworkProblem as NetworkProblem
-from evohbde.problem import ReducedProblem as ReducedProblem
-from evohbde.reductions import HistogramBlocking as HistogramBlocking
-from evohbde.reductions import Identity as Identity
-from evohbde.reductions import KMeansBlocking as KMeansBlocking
-from evohbde.reductions import QuantileBlocking as QuantileBlocking
-from evohbde.reductions import RandomBlocking as RandomBlocking
-from evohbde.reductions import Reduction as Reduction
-from evohbde.run import run_until as run_until
+The public names are those in `evohbde/api.py`. They are loaded when first asked for, since torch and EvoTorch take
+seconds and `evohbde --help` should not.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from evohbde.api import *  # noqa: F403, that file is the list of names
+else:
+
+    def __getattr__(name):
+        if not name.startswith("_"):
+            if find_spec(f"evohbde.{name}") is not None:
+                return import_module(f"evohbde.{name}")
+            api = import_module("evohbde.api")
+            if hasattr(api, name):
+                return getattr(api, name)
+        raise AttributeError(f"module 'evohbde' has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *vars(import_module("evohbde.api"))})

@@ -154,20 +154,37 @@ def _row_chunks(num_rows: int, bytes_per_row: int) -> list[slice]:
 
 @torch.inference_mode()
 def predict(network: nn.Module, data: TensorData, *, batch_size: int | None = None) -> Tensor:
-    """Outputs of one network in evaluation mode: `(n, C)`; its mode is put back afterwards."""
-    was_training = network.training
+    """Outputs of one network in evaluation mode: `(n, C)`; the mode of each module is put back afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        return torch.cat([network(x) for x in pieces(data.x, batch_size or default_batch_size(data.x))])
+        outputs = [network(x) for x in pieces(data.x, batch_size or default_batch_size(data.x))]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     finally:
-        network.train(was_training)
+        for module, training in modes:
+            module.training = training
 
 
-def score(network: nn.Module, data: TensorData, objectives: Sequence[ObjectiveLike] = REPORTED) -> dict[str, float]:
-    """Score one network in evaluation mode, in full precision: one number per objective name."""
+def score(
+    network: nn.Module,
+    data: TensorData,
+    objectives: Sequence[ObjectiveLike] = REPORTED,
+    *,
+    layout: ParameterLayout | None = None,
+) -> dict[str, float]:
+    """Score one network in evaluation mode, in full precision: one number per objective name.
+
+    `layout` names the weights that objectives of weights judge; None: all that are not frozen.
+    """
+    found = resolve(objectives)
     logits = predict(network, data)[None]
-    found = [objective for objective in resolve(objectives) if isinstance(objective, Objective)]
-    return {objective.name: float(objective(logits, data.y)[0]) for objective in found}
+    scores = {}
+    for objective in found:
+        if isinstance(objective, WeightObjective):
+            scores[objective.name] = float(objective((layout or ParameterLayout(network)).flatten(network)))
+        else:
+            scores[objective.name] = float(objective(logits, data.y)[0])
+    return scores
 
 
 def check_outputs(model: nn.Module, data: TensorData) -> None:

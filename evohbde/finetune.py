@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from evohbde.data import TensorData
-from evohbde.evaluator import check_outputs, predict, score
+from evohbde.evaluator import check_outputs, score
 from evohbde.gradient import pretrain
 from evohbde.gradient import train as train_with_gradients
 from evohbde.hbde_2024 import HBDE2024
 from evohbde.history import History, Row
+from evohbde.judge import Entry, judge, markdown_table
+from evohbde.layout import ParameterLayout
 from evohbde.preset_base import Assignment, Outcome, Preset
+from evohbde.record import Origin, RunRecord, describe_environment
+from evohbde.rundir import save_run
 from evohbde.staged import Staged
-from evohbde.statistics import Interval, bootstrap_difference, bootstrap_score
 
 PRESETS: dict[str, Callable[[], Preset]] = {"default": Staged, "hbde-2024": HBDE2024}
 
@@ -25,26 +29,6 @@ VALIDATION_SHARE = 0.2
 """Part of the training samples that is set aside for decisions where no validation data are given."""
 
 MONITORED_SAMPLES = 1_000
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One network in the final table, scored on held-out samples.
-
-    Attributes:
-        name: What it is.
-        scores: Macro-F1, accuracy, balanced accuracy and cross-entropy.
-        f1: Macro-F1 with its 95 % bootstrap interval.
-        f1_gain, accuracy_gain: Difference to the untouched network, paired over the samples; None for that network.
-        num_samples: Sample forwards spent to get it.
-    """
-
-    name: str
-    scores: dict[str, float]
-    f1: Interval
-    f1_gain: Interval | None
-    accuracy_gain: Interval | None
-    num_samples: float
 
 
 @dataclass
@@ -59,8 +43,10 @@ class FineTuneResult:
         notes: Decisions on the way.
         preset: The preset with all its switches.
         seed: The seed.
-        reduction: The last search's reduction, for figures.
+        num_held_out: Samples that the table was taken on.
+        outcome: What the preset gave back.
         stop_reason: `"budget"` or `"interrupted"`.
+        arguments: What `fine_tune` was called with, but for network, data and preset.
     """
 
     network: nn.Module
@@ -73,6 +59,7 @@ class FineTuneResult:
     num_held_out: int
     outcome: Outcome
     stop_reason: str = "budget"
+    arguments: dict[str, object] = field(default_factory=dict)
 
     @property
     def num_evaluations(self) -> int:
@@ -91,27 +78,39 @@ class FineTuneResult:
 
     def table(self) -> str:
         """The final table as Markdown."""
-        lines = [
-            "| network | macro-F1 [95 %] | gain in F1 [95 %] | accuracy | cross-entropy | sample forwards |",
-            "|---|---|---|---|---|---|",
-        ]
-        for entry in self.entries:
-            gain = (
-                ""
-                if entry.f1_gain is None
-                else f"{entry.f1_gain.value:+.4f} [{entry.f1_gain.lower:+.4f}, {entry.f1_gain.upper:+.4f}]"
-            )
-            lines.append(
-                f"| {entry.name} | {entry.f1} | {gain} | {entry.scores['accuracy']:.4f} | "
-                f"{entry.scores['cross_entropy']:.4f} | {entry.num_samples:,.0f} |"
-            )
-        return "\n".join(lines)
+        return markdown_table(self.entries)
 
-    def save(self, directory: str) -> None:
-        """Write the run directory: see `evohbde.rundir.save_run`."""
-        from evohbde.rundir import save_run
+    def record(self, origin: Origin | None = None) -> RunRecord:
+        """What is known of this run, as text."""
+        return RunRecord(
+            preset=self.preset.name,
+            switches=dict(vars(self.preset)),
+            arguments=self.arguments,
+            seed=self.seed,
+            entries=self.entries,
+            num_held_out=self.num_held_out,
+            notes=self.notes,
+            num_evaluations=self.num_evaluations,
+            num_samples_seen=self.num_samples_seen,
+            seconds=self.history.rows[-1].seconds if self.history.rows else 0.0,
+            stop_reason=self.stop_reason,
+            environment=describe_environment(next(self.network.parameters()).device),
+            origin=origin,
+        )
 
-        save_run(self, directory)
+    def save(self, directory: str | Path, *, overwrite: bool = False, origin: Origin | None = None) -> Path:
+        """Write the run directory, see `evohbde.rundir.save_run`; without figures where matplotlib is not installed."""
+        return save_run(
+            directory, self.record(origin), self.history, self.network, self._figures(), overwrite=overwrite
+        )
+
+    def _figures(self) -> dict[str, bytes]:
+        try:
+            from evohbde.plots import draw_run
+        except ImportError:
+            return {}
+        theta = ParameterLayout(self.original).flatten(self.original)
+        return draw_run(theta, self.outcome.reduction, self.history.rows, self.entries)
 
 
 def fine_tune(
@@ -129,6 +128,7 @@ def fine_tune(
     compare_with_adam: bool = True,
     monitor: bool = True,
     on_row: Callable[[Row], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
 ) -> FineTuneResult:
     """Improve a trained classifier by forward passes only, and judge it on samples that the search never saw.
 
@@ -147,10 +147,12 @@ def fine_tune(
         device: Where to run; None: where the data are.
         pretrain_epochs: Train with Adam first, for so many epochs (its cost is not part of the budget); None: refuse a
             model that is no better than chance; 0: take any model.
-        compare_with_adam: Whether the table has a row for Adam fine-tuning at the same number of sample forwards.
+        compare_with_adam: Whether the table has a row for Adam fine-tuning at the same number of sample forwards (left
+            out after Ctrl-C).
         monitor: Whether held-out F1 is taken for the curve (at most 25 times, on at most 1,000 samples; nothing is
             decided by it, and it is not counted).
         on_row: Called once per generation with its `Row`.
+        on_stage: Called with a few words whenever another kind of work begins.
 
     Returns:
         A `FineTuneResult`; Ctrl-C during the search returns what was found until then.
@@ -169,10 +171,13 @@ def fine_tune(
     original = deepcopy(model).to(device)
     for data in (full_train, test):
         check_outputs(original, data)
+    tell = on_stage or _silence
+    if pretrain_epochs:
+        tell(f"pre-training with Adam, {pretrain_epochs} epochs")
     notes = _prepare_model(original, full_train, pretrain_epochs, seed)
     original.eval()
 
-    history = History(on_row)
+    history = History(on_row, tell)
     monitored = test.subset(torch.arange(min(MONITORED_SAMPLES, len(test)), device=test.device)) if monitor else None
     job = Assignment(
         model=deepcopy(original),
@@ -189,9 +194,12 @@ def fine_tune(
     if outcome.round_trip is not None:
         networks.append(("blocked only", outcome.round_trip, 0.0))
     networks.append((found.name, outcome.network, history.num_samples_seen))
-    if compare_with_adam and any(parameter.requires_grad for parameter in original.parameters()):
+    trainable = any(parameter.requires_grad for parameter in original.parameters())
+    if compare_with_adam and trainable and not job.interrupted:
+        tell("training with Adam at the same price, for comparison")
         adam = _train_copy(original, full_train, history.num_samples_seen, seed)
         networks.append(("Adam, same forwards", adam, history.num_samples_seen))
+    tell("scoring on held-out samples")
     return FineTuneResult(
         network=outcome.network,
         original=original,
@@ -203,7 +211,19 @@ def fine_tune(
         num_held_out=len(test),
         outcome=outcome,
         stop_reason="interrupted" if job.interrupted else "budget",
+        arguments={
+            "num_evaluations": num_evaluations,
+            "num_samples": num_samples,
+            "device": str(device),
+            "pretrain_epochs": pretrain_epochs,
+            "compare_with_adam": compare_with_adam,
+            "monitor": monitor,
+        },
     )
+
+
+def _silence(stage: str) -> None:
+    pass
 
 
 class _Monitor:
@@ -212,23 +232,6 @@ class _Monitor:
 
     def __call__(self, network: nn.Module) -> float:
         return score(network, self.data, ["f1_macro"])["f1_macro"]
-
-
-def judge(networks: list[tuple[str, nn.Module, float]], test: TensorData) -> list[Entry]:
-    """Score networks on held-out samples; the first one is the baseline of all gains."""
-    entries: list[Entry] = []
-    baseline: Tensor | None = None
-    for name, network, num_samples in networks:
-        predicted = predict(network, test).argmax(-1)
-        gains: list[Interval | None] = [None, None]
-        if baseline is None:
-            baseline = predicted
-        else:
-            gains = [bootstrap_difference(predicted, baseline, test.y, measure) for measure in ("f1_macro", "accuracy")]
-        entries.append(
-            Entry(name, score(network, test), bootstrap_score(predicted, test.y), gains[0], gains[1], num_samples)
-        )
-    return entries
 
 
 def _resolve_preset(preset: str | Preset) -> Preset:
@@ -244,10 +247,11 @@ def _splits(
 ) -> tuple[TensorData, TensorData | None, TensorData]:
     if not isinstance(train, TensorData):
         raise TypeError(f"expected `train` to be a TensorData, got {type(train).__name__}: wrap it, TensorData(x, y)")
-    if test is None and validation is None:
-        train, test = train.split(VALIDATION_SHARE, seed)
-    elif test is None:
-        validation, test = validation.split(0.5, seed)
+    if test is None:
+        if validation is None:
+            train, test = train.split(VALIDATION_SHARE, seed)
+        else:
+            validation, test = validation.split(0.5, seed)
     return train.to(device), None if validation is None else validation.to(device), test.to(device)
 
 

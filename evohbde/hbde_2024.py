@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evohbde.data import SuperBatches
+from evohbde.layout import ParameterLayout
 from evohbde.objectives import F1
 from evohbde.preset_base import Assignment, Outcome
 from evohbde.problem import NetworkProblem
@@ -57,13 +58,9 @@ class HBDE2024:
         batches = SuperBatches(
             job.train, self.batch_size, order=self.order, advance=self.advance, parents=self.parents, seed=job.seed
         )
-        problem = NetworkProblem(
-            job.model,
-            batches,
-            F1(self.average),
-            reduction=lambda theta0: HistogramBlocking(theta0, self.num_bins, rule=self.rule),
-            seed=job.seed,
-        )
+        layout = ParameterLayout(job.model)
+        blocks = HistogramBlocking(layout.flatten(job.model), self.num_bins, rule=self.rule)
+        problem = NetworkProblem(job.model, batches, F1(self.average), layout=layout, reduction=blocks, seed=job.seed)
         searcher = DE(
             problem,
             popsize=self.popsize,
@@ -75,7 +72,6 @@ class HBDE2024:
             accept_equal=False,
         )
         job.search("hbde", problem, searcher)
-        blocks = problem.reduction
         return Outcome(
             network=problem.make_network(searcher.status["pop_best"]),
             notes=[

@@ -18,6 +18,7 @@ class Row:
 
     Attributes:
         stage: Which step of the method this was.
+        objective: Name of what was searched, `"cross_entropy"` say.
         generation: Counted within the stage, from 1.
         num_evaluations: Candidate networks scored so far in the whole run.
         num_samples_seen: Sample forwards so far in the whole run.
@@ -28,6 +29,7 @@ class Row:
     """
 
     stage: str
+    objective: str
     generation: int
     num_evaluations: int
     num_samples_seen: float
@@ -42,11 +44,14 @@ class History:
 
     Args:
         on_row: Called with every new row (progress bars).
+        on_stage: Called with the name of every stage that begins.
     """
 
-    def __init__(self, on_row: Callable[[Row], None] | None = None) -> None:
+    def __init__(
+        self, on_row: Callable[[Row], None] | None = None, on_stage: Callable[[str], None] | None = None
+    ) -> None:
         self.rows: list[Row] = []
-        self.on_row = on_row
+        self.on_row, self.on_stage = on_row, on_stage
         self.num_evaluations = 0
         self.num_samples_seen = 0.0
         self._started = time.monotonic()
@@ -54,6 +59,11 @@ class History:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._started
+
+    def begin(self, stage: str) -> None:
+        """Say that a stage begins."""
+        if self.on_stage is not None:
+            self.on_stage(stage)
 
     def spend(self, num_evaluations: int, num_samples: float) -> None:
         """Add the cost of a finished stage."""
@@ -65,6 +75,7 @@ class History:
         status, problem = searcher.status, searcher.problem
         row = Row(
             stage=stage,
+            objective=problem.objective_names[0],
             generation=searcher.step_count,
             num_evaluations=self.num_evaluations + problem.num_evaluations,
             num_samples_seen=self.num_samples_seen + problem.num_samples_seen,

@@ -111,7 +111,7 @@ class ParameterLayout:
         self._check_length(theta)
         lead = theta.shape[:-1]
         return {
-            name: theta[..., offset : offset + size].view(*lead, *shape)
+            name: theta[..., offset : offset + size].view((*lead, *shape))
             for name, offset, size, shape in zip(self.names, self.offsets, self.sizes, self.shapes, strict=True)
         }
 

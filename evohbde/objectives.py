@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evohbde import metrics
+import evohbde.metrics as metrics
 
 
 class Objective:
@@ -130,6 +130,23 @@ class SmoothF1(Objective):
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         return self._f1(logits, labels) - self.weight * self._cross_entropy(logits, labels)
+
+
+class Divergence(Objective):
+    """Mean Kullback-Leibler divergence KL(reference || network) in nats, from given outputs on the same samples.
+
+    Args:
+        reference: Logits of the reference network on the samples that will be asked, `(B, C)`.
+    """
+
+    name, sense = "divergence", "min"
+
+    def __init__(self, reference: Tensor) -> None:
+        self.log_reference = functional.log_softmax(reference.float(), dim=-1)
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        log_probability = functional.log_softmax(logits.float(), dim=-1)
+        return (self.log_reference.exp() * (self.log_reference - log_probability)).sum(-1).mean(1)
 
 
 class Function(Objective):

@@ -73,6 +73,7 @@ class Assignment:
         num_samples: float | None = None,
     ) -> None:
         """Run one stage within the given limits and what is left of the budget, and write it down."""
+        self.history.begin(stage)
         limits = [limit for limit in (num_evaluations, self.evaluations_left) if limit is not None]
         sample_limits = [limit for limit in (num_samples, self.samples_left) if limit is not None]
         reason = run_until(

@@ -34,6 +34,8 @@ class NetworkProblem(BaseProblem):
         reduction: A `Reduction` of the layout's weights, or a function `theta0 -> Reduction`; None: the published
             `HistogramBlocking(theta0)`.
         layout: Which weights are searched; None: all that are not frozen.
+        pull: Price of the squared distance from the network as given, `pull * |z - center|^2`: added to a minimised
+            first objective, taken off a maximised one. Keeps a search on few samples near the trained weights.
         device: Where networks and candidates live; None: the data's device. With actors: `"cpu"`.
         num_actors, num_gpus_per_actor, num_subbatches, subbatch_size, seed: As in EvoTorch.
         batch_size, stages, cache_bytes: See `NetworkEvaluator`.
@@ -56,6 +58,7 @@ class NetworkProblem(BaseProblem):
         *,
         reduction: ReductionLike | None = None,
         layout: ParameterLayout | None = None,
+        pull: float = 0.0,
         device: torch.device | str | None = None,
         num_actors: int | str | None = None,
         num_gpus_per_actor: int | float | str | None = None,
@@ -66,6 +69,10 @@ class NetworkProblem(BaseProblem):
         stages: Sequence[str] | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"expected `model` to be a torch.nn.Module, got {type(model).__name__}")
+        if not (0 <= pull < float("inf")):
+            raise ValueError(f"`pull` must be a finite number >= 0, got {pull}")
         batches = _as_batches(data)
         device = torch.device(device) if device is not None else batches.data.device
         if num_actors not in (None, 0, 1) and batches.advance != "generation":
@@ -79,7 +86,7 @@ class NetworkProblem(BaseProblem):
         theta0 = layout.flatten(model)
         reduction = _as_reduction(reduction, theta0)
         found = resolve(objectives)
-        self.layout, self.reduction, self.batches = layout, reduction, batches
+        self.layout, self.reduction, self.batches, self.pull = layout, reduction, batches, pull
         self.objective_names: tuple[str, ...] = tuple(objective.name for objective in found)
         self._model = model
         self._evaluator = NetworkEvaluator(
@@ -131,7 +138,7 @@ class NetworkProblem(BaseProblem):
         """Score a network, or a candidate, on data of your choice: one number per objective name."""
         if not isinstance(network, nn.Module):
             network = self.make_network(network)
-        return score(network, data.to(self.reduction.device), objectives)
+        return score(network, data.to(self.reduction.device), objectives, layout=self.layout)
 
     def _evaluate_batch(self, batch: SolutionBatch) -> None:
         z = batch.access_values(keep_evals=True).as_subclass(Tensor)
@@ -140,6 +147,9 @@ class NetworkProblem(BaseProblem):
         for step in steps.unique().tolist():
             rows = (steps == step).nonzero()[:, 0].to(z.device)
             scores[rows] = self._evaluator(z[rows], self.batches.span(step))
+        if self.pull:
+            sign = 1.0 if self.senses[0] == "min" else -1.0
+            scores[:, 0] += sign * self.pull * (z - self.reduction.center).square().sum(1)
         batch.set_evals(scores.to(self.eval_dtype))
 
     def _make_sync_data_for_actors(self) -> dict[str, int]:
@@ -197,6 +207,11 @@ class ReducedProblem(BaseProblem):
             raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}")
         if problem.num_actors and problem.num_actors >= 2 and num_actors not in (None, 0, 1):
             raise ValueError("both problems ask for actors: give `num_actors` to the ReducedProblem only")
+        if isinstance(problem, NetworkProblem) and len(problem.batches) > 1:
+            raise ValueError(
+                "super-batches advance with the searcher's generations, which the inner problem cannot see: give the "
+                "reduction to the NetworkProblem itself"
+            )
         self.problem, self.reduction, self.chunk_size = problem, reduction.to(problem.device), chunk_size
         problem._store_solution_stats = False
         super().__init__(
@@ -213,6 +228,10 @@ class ReducedProblem(BaseProblem):
             seed=seed,
         )
         self.remote_hook.append(_mark_inner_remote)
+
+    @property
+    def num_samples_seen(self) -> float:
+        return float(getattr(self.problem, "num_samples_seen", 0.0))
 
     @property
     def center(self) -> Tensor:

@@ -45,7 +45,7 @@ def run_until(
     if target is None and all(limit is None for limit in limits.values()):
         raise ValueError("give at least one limit: num_evaluations, num_samples, target, patience or seconds")
     for name, limit in limits.items():
-        if limit is not None and limit <= 0:
+        if limit is not None and not limit > 0:
             raise ValueError(f"`{name}` must be positive, got {limit}")
     watch = _Watch(searcher, num_evaluations, num_samples, target, patience, seconds)
     reason = None
@@ -57,6 +57,8 @@ def run_until(
                 after_step()
     except KeyboardInterrupt:
         reason = "interrupted"
+        # A step begins by clearing the status, which the one that was interrupted has not filled again.
+        searcher.update_status({"iter": searcher.step_count, **searcher.problem.status})
     finally:
         watch.close()
     if len(searcher.end_of_run_hook) and searcher.step_count:

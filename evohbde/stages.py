@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ def _module(model: nn.Module, name: str) -> nn.Module:
         raise ValueError(f"`stages` names {name!r}, which the model does not have; its children are: {known}") from None
 
 
-def _is_sequential(module: nn.Module) -> bool:
+def _is_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
@@ -150,10 +151,12 @@ class PrefixCache:
         fresh = self._compute(self.data.x[span])
         if self._store is None and fresh[0].numel() * fresh.element_size() * len(self.data) <= self.limit:
             self._store = fresh.new_empty(len(self.data), *fresh.shape[1:])
-        if self._store is not None:
-            self._store[span] = fresh
-            self._known[span] = True
-        return fresh
+        if self._store is None:
+            return fresh
+        self._store[span] = fresh
+        self._known[span] = True
+        # Never `fresh` itself: it lies elsewhere in memory, where kernels may round differently from the next time on.
+        return self._store[span]
 
     def _compute(self, x: Tensor) -> Tensor:
         self.num_computed += len(x)

@@ -17,10 +17,11 @@ PACKAGE = "evohbde"
 LAYERS = (
     {"layout", "metrics", "data", "statistics", "reductions"},
     {"objectives", "stages", "evaluator", "searchers", "run"},
-    {"problem_base", "problem", "pymoo_bridge", "checkpoint", "testing"},
-    {"gradient", "fine_tune", "finetune", "presets", "pruning", "compress"},
-    {"compare", "report", "plots"},
-    {"cli", "__main__", "references"},
+    {"problem_base", "problem", "pymoo_bridge", "checkpoint", "testing", "history", "judge", "record"},
+    {"gradient", "gate", "recalibrate", "sensitivity", "preset_base", "hbde_2024", "staged", "finetune"}
+    | {"plots", "report", "rundir", "pruning", "compress"},
+    {"compare"},
+    {"api", "references", "progress", "tune", "cli", "__main__"},
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -176,7 +177,7 @@ import evotorch, numpy, torch
 def state(): return random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), \\
     torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
 before, loaded = state(), set(sys.modules)
-import evohbde
+import evohbde, evohbde.api
 assert state() == before, "import evohbde changes a random state or a setting of torch"
 heavy = {"matplotlib", "pymoo", "torchvision"} & (set(sys.modules) - loaded)
 assert not heavy, f"import evohbde loads {sorted(heavy)}"

@@ -99,7 +99,7 @@ class Reduction:
         name = state.get("class")
         if name not in kinds:
             raise ValueError(
-                f"unknown reduction {name!r}; known: {', '.join(sorted(kinds))} (import the module of your own one first)"
+                f"unknown reduction {name!r}; known: {', '.join(sorted(kinds))} (import your own one's module first)"
             )
         kind = kinds[name]
         missing = [key for key in (*kind._options, *kind._tensors) if key not in state]

@@ -271,7 +271,7 @@ class DE(PopulationSearcher):
             return reflect(trial, lower, upper)
         outside = (trial < lower) | (trial > upper)
         fresh = lower + (upper - lower) * self.rand(*trial.shape)
-        return torch.where(outside, torch.minimum(fresh, upper), trial)
+        return torch.where(outside, torch.minimum(fresh, upper).to(trial.dtype), trial)
 
     def _resolve_bounds(self, bounds: str | None) -> tuple[str, Tensor | None, Tensor | None]:
         problem = self.problem
@@ -299,7 +299,7 @@ def _parse_strategy(strategy: str) -> tuple[int, Mutation, str]:
 
 
 def _parse_weight(weight: float | tuple[float, float]) -> tuple[float, float]:
-    low, high = (weight, weight) if isinstance(weight, (int, float)) else weight
+    low, high = weight if isinstance(weight, (tuple, list)) else (weight, weight)
     if not (0 < low <= high < math.inf):
         raise ValueError(
             f"`differential_weight` must be positive, or a range (low, high) of positive numbers, got {weight}"

@@ -1,0 +1,20 @@
+"""Which names are public? All of these are `evohbde.<name>`."""
+
+from evohbde.data import SuperBatches as SuperBatches
+from evohbde.data import Task as Task
+from evohbde.data import TensorData as TensorData
+from evohbde.evaluator import score as score
+from evohbde.finetune import FineTuneResult as FineTuneResult
+from evohbde.finetune import fine_tune as fine_tune
+from evohbde.gradient import pretrain as pretrain
+from evohbde.layout import ParameterLayout as ParameterLayout
+from evohbde.problem import NetworkProblem as NetworkProblem
+from evohbde.problem import ReducedProblem as ReducedProblem
+from evohbde.reductions import HistogramBlocking as HistogramBlocking
+from evohbde.reductions import Identity as Identity
+from evohbde.reductions import KMeansBlocking as KMeansBlocking
+from evohbde.reductions import QuantileBlocking as QuantileBlocking
+from evohbde.reductions import RandomBlocking as RandomBlocking
+from evohbde.reductions import Reduction as Reduction
+from evohbde.run import run_until as run_until
+from evohbde.rundir import load_network as load_network
