@@ -76,6 +76,11 @@ class NetworkEvaluator:
         return 0.0 if self._working is None else self._working.num_samples_seen
 
     @torch.inference_mode()
+    def precompute(self) -> None:
+        """Compute the activations in front of the first searched weight for all samples now (counted, as ever)."""
+        self.working.cache.activations(slice(0, len(self.data)))
+
+    @torch.inference_mode()
     def __call__(self, z: Tensor, span: slice) -> Tensor:
         """Score candidates on the samples in `span`: `(N, d) -> (N, M)`, float64; NaN where outputs are not finite."""
         working = self.working

@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from evohbde.data import TensorData
 from evohbde.evaluator import predict
-from evohbde.objectives import F1
 
 
 class Gate:
@@ -27,14 +26,15 @@ class Gate:
         self.verdict = ""
 
     def passes(self, proposal: nn.Module, *, num_errors: float) -> bool:
-        """Whether cross-entropy falls by more than `num_errors` standard errors, paired, and macro-F1 does not fall."""
+        """Whether cross-entropy falls by more than `num_errors` standard errors, paired over samples.
+
+        Accuracy must not fall by more than one standard error either: a few lucky losses are no better network.
+        """
         proposed = self._outputs(proposal)
         gain = self._loss(self._current) - self._loss(proposed)
-        error = float(gain.std()) / len(gain) ** 0.5
-        f1_gain = self._f1(proposed) - self._f1(self._current)
-        change = -float(gain.mean())
-        self.verdict = f"validation cross-entropy {change:+.4f} (standard error {error:.4f}), macro-F1 {f1_gain:+.4f}"
-        is_better = -change > num_errors * error and f1_gain >= 0
+        more_right = self._right(proposed) - self._right(self._current)
+        self.verdict = f"validation cross-entropy {_shown(-gain)}, accuracy {_shown(more_right)}"
+        is_better = float(gain.mean()) > num_errors * _error(gain) and float(more_right.mean()) >= -_error(more_right)
         if is_better:
             self._current = proposed
         return is_better
@@ -46,5 +46,13 @@ class Gate:
     def _loss(self, outputs: Tensor) -> Tensor:
         return functional.cross_entropy(outputs, self.data.y, reduction="none")
 
-    def _f1(self, outputs: Tensor) -> float:
-        return float(F1()(outputs[None], self.data.y)[0])
+    def _right(self, outputs: Tensor) -> Tensor:
+        return (outputs.argmax(-1) == self.data.y).double()
+
+
+def _error(values: Tensor) -> float:
+    return float(values.std()) / len(values) ** 0.5
+
+
+def _shown(values: Tensor) -> str:
+    return f"{float(values.mean()):+.4f} (standard error {_error(values):.4f})"

@@ -51,18 +51,6 @@ class Assignment:
     def samples_left(self) -> float | None:
         return None if self.num_samples is None else self.num_samples - self.history.num_samples_seen
 
-    def progress(self) -> float:
-        """Share of the budget that is spent, 0 to 1."""
-        shares = [
-            spent / limit
-            for spent, limit in (
-                (self.history.num_evaluations, self.num_evaluations),
-                (self.history.num_samples_seen, self.num_samples),
-            )
-            if limit
-        ]
-        return min(1.0, max(shares, default=0.0))
-
     def search(
         self,
         stage: str,
@@ -79,7 +67,7 @@ class Assignment:
         reason = run_until(
             searcher,
             num_evaluations=min(limits, default=None),
-            num_samples=min(sample_limits, default=None),
+            num_samples=None if not sample_limits else min(sample_limits) - problem.num_samples_seen,
             after_step=_Recording(self, stage, problem, searcher),
         )
         self.history.spend(problem.num_evaluations, problem.num_samples_seen)

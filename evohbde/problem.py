@@ -120,6 +120,13 @@ class NetworkProblem(BaseProblem):
     def num_samples_seen(self) -> float:
         return self._evaluator.num_samples_seen + self._samples_elsewhere
 
+    def precompute(self) -> None:
+        """Compute what lies in front of the searched weights for all samples now, so that all generations cost the same.
+
+        Counted in `num_samples_seen`; without effect where the first searched weight lies at the front.
+        """
+        self._evaluator.precompute()
+
     def decode(self, z: Solution | Tensor) -> Tensor:
         """Full weights of one candidate: a `Solution` or `(d,)` or `(1, d)` to `(D,)`."""
         values = z.values if isinstance(z, Solution) else torch.as_tensor(z)

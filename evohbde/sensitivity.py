@@ -19,7 +19,7 @@ def probe_stdev(
     *,
     divergence: float = 0.01,
     directions: Tensor,
-    num_rounds: int = 4,
+    num_rounds: int = 3,
     first_guess: float = 0.01,
 ) -> tuple[float, int, float]:
     """Find the standard deviation at which random candidates move the network's predictions by a set amount.
@@ -31,7 +31,8 @@ def probe_stdev(
         model: The network, in evaluation mode.
         data: Samples to ask.
         layout, reduction: The searched space; candidates are `center +- stdev * directions`.
-        divergence: Wanted mean divergence KL(network || candidate), in nats per sample.
+        divergence: Wanted divergence KL(network || candidate), in nats per sample, mean over samples and geometric mean
+            over candidates.
         directions: Standard normal draws, `(k, d)`; each is tried with both signs.
         num_rounds: Corrections of the first guess.
         first_guess: Where to begin.
@@ -45,7 +46,9 @@ def probe_stdev(
     both[len(directions) :] *= -1
     stdev, num_evaluations = first_guess, 0
     for _ in range(num_rounds):
-        moved = evaluator(reduction.center + stdev * both, slice(0, len(data)))[:, 0].nan_to_num(nan=1e3).mean()
+        divergences = evaluator(reduction.center + stdev * both, slice(0, len(data)))[:, 0].nan_to_num(nan=1e3)
+        # Geometric mean: in spaces with a few very sensitive weights single directions would rule the mean.
+        moved = divergences.clamp(min=1e-12).log().mean().exp()
         num_evaluations += len(both)
-        stdev *= min(10.0, max(0.1, (divergence / max(float(moved), 1e-12)) ** 0.5))
+        stdev *= min(10.0, max(0.1, (divergence / float(moved)) ** 0.5))
     return stdev, num_evaluations, evaluator.num_samples_seen + len(data)

@@ -195,7 +195,7 @@ class _Run:
                 stdev,
                 include=front,
                 share=self._front_share(),
-                rate=0.8,
+                rate=0.5,
                 num_samples=spare,
             )
             network = self._keep("front norms", network, proposal, gate)
@@ -238,6 +238,8 @@ class _Run:
             seed=job.seed,
             pull=switches.head_pull,
         )
+        job.history.begin("head features")
+        problem.precompute()
         searcher = SNES(problem, popsize=switches.head_popsize, center_init=problem.center, stdev_init=stdev)
         evaluations = 600 * switches.head_popsize if job.num_evaluations is None else None
         job.search("head", problem, searcher, num_evaluations=evaluations, num_samples=spare)
@@ -250,8 +252,8 @@ class _Run:
         job = self.job
         job.history.begin("step size")
         reduction = reduction or Identity(layout.flatten(network), mode="offset")
-        data = self._some(self.train, 300 if job.num_samples is None else self.switches.small_batch_size)
-        directions = torch.randn(2, reduction.dim, generator=self.generator).to(reduction.center)
+        data = self._some(self.train, 300 if job.num_samples is None else self.switches.small_batch_size // 2)
+        directions = torch.randn(4, reduction.dim, generator=self.generator).to(reduction.center)
         stdev, evaluations, samples = probe_stdev(
             network, data, layout, reduction, divergence=self.switches.divergence, directions=directions
         )

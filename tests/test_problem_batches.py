@@ -160,6 +160,7 @@ def test_a_copy_counts_on_and_scores_on_the_batch_that_is_due():
     for _ in range(2):
         scores_of(problem, z)
     twin = copy.deepcopy(problem)
+    assert twin.num_samples_seen == problem.num_samples_seen == 2 * 4 * SIZE
     assert torch.equal(scores_of(problem, z), scores_of(twin, z))
     assert problem.num_samples_seen == twin.num_samples_seen == 3 * 4 * SIZE
     again = copy.deepcopy(twin)

@@ -205,6 +205,13 @@ def test_a_prefix_is_computed_once_per_sample_and_equals_a_direct_run(images):
 
 
 @torch.inference_mode()
+def test_a_span_that_is_known_in_part_is_filled_in(images):
+    cache, _, _ = counted(images)
+    cache.activations(slice(0, 20))
+    torch.testing.assert_close(cache.activations(slice(10, 30)), cache.stages.run(images[10:30], 0, 4))
+
+
+@torch.inference_mode()
 def test_a_cache_returns_the_same_memory_from_the_first_time_on(images):
     cache, _, _ = counted(images)
     first, again = (cache.activations(slice(0, 20)) for _ in range(2))

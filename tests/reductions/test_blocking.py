@@ -110,9 +110,9 @@ def test_reduce_undoes_expand(kind, theta0, size, seed):
         if mode == "replace":
             assert torch.equal(back, z)
         else:
-            torch.testing.assert_close(back, z, rtol=0, atol=1e-4)  # float32 around weights of up to 1,000
+            torch.testing.assert_close(back, z, rtol=0, atol=2e-4)  # float32 around weights of up to 1,000
         theta = reduction.expand(back)
-        torch.testing.assert_close(reduction.expand(reduction.reduce(theta)), theta, rtol=0, atol=2e-4)
+        torch.testing.assert_close(reduction.expand(reduction.reduce(theta)), theta, rtol=0, atol=5e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,7 +142,7 @@ def test_block_means_are_within_a_bin_width_of_the_weights(theta0, num_bins):
     reduction = HistogramBlocking(theta0, num_bins)
     width = float(theta0.double().max() - theta0.double().min()) / (num_bins - 1)
     error = (reduction.expand(reduction.center).double() - theta0.double()).abs().max()
-    assert error <= width * (1 + 1e-9) + 1e-4 * (num_bins > 250)
+    assert error <= width * (1 + 1e-9) + 1e-12
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -151,8 +151,8 @@ def test_offset_blocks_are_those_of_replace_and_zero_is_the_network(kind, theta0
     offset, replace = KINDS[kind](theta0, size, "offset"), KINDS[kind](theta0, size, "replace")
     assert not offset.center.any() and torch.equal(offset.expand(offset.center), theta0)
     assert torch.equal(offset.block, replace.block) and torch.equal(offset.counts, replace.counts)
-    torch.testing.assert_close(offset.lower, replace.lower - replace.center, rtol=0, atol=1e-4)
-    torch.testing.assert_close(offset.upper, replace.upper - replace.center, rtol=0, atol=1e-4)
+    torch.testing.assert_close(offset.lower, replace.lower - replace.center, rtol=0, atol=1e-3)
+    torch.testing.assert_close(offset.upper, replace.upper - replace.center, rtol=0, atol=1e-3)
     assert (offset.lower <= 0).all() and (offset.upper >= 0).all()
 
 
@@ -226,6 +226,8 @@ def test_kmeans_loses_less_than_a_histogram_of_as_many_blocks(num_bins, seed):
 def test_kmeans_finds_separated_clusters_and_follows_its_seed():
     theta0 = torch.cat([torch.randn(50) * 0.01 + place for place in (-1.0, 0.0, 5.0)])
     assert KMeansBlocking(theta0, 3).block.tolist() == [0] * 50 + [1] * 50 + [2] * 50
+    heavy = torch.tensor([0.0] + [2.0] * 1_000 + [3.0] * 1_000)
+    assert KMeansBlocking(heavy, 2).block.tolist() == [0] * 1_001 + [1] * 1_000, "values count as often as they occur"
     first, second = (KMeansBlocking(bell(), 64, seed=3) for _ in range(2))
     assert torch.equal(first.block, second.block)
     assert KMeansBlocking(torch.full((9,), 2.0), 4).dim == 1
@@ -356,7 +358,6 @@ print(above, fit, time.process_time() - start)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_blocking_eleven_million_weights_takes_little_memory_and_less_than_digitize():
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", PRICE], capture_output=True, text=True, check=False)
