@@ -42,6 +42,8 @@ def f1(confusion: Tensor, average: str = "macro", classes: str = "present") -> T
     """
     if average == "micro":
         return accuracy(confusion)
+    if average not in ("macro", "weighted"):
+        raise ValueError(f"`average` must be 'macro', 'weighted' or 'micro', got {average!r}")
     hits = confusion.diagonal(dim1=-2, dim2=-1)
     support = confusion.sum(-1)
     seen = support + confusion.sum(-2)

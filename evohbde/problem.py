@@ -121,7 +121,7 @@ class NetworkProblem(BaseProblem):
         return self._evaluator.num_samples_seen + self._samples_elsewhere
 
     def precompute(self) -> None:
-        """Compute what lies in front of the searched weights for all samples now, so that all generations cost the same.
+        """Compute what lies in front of the searched weights for all samples now, so that generations cost the same.
 
         Counted in `num_samples_seen`; without effect where the first searched weight lies at the front.
         """

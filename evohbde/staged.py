@@ -26,12 +26,16 @@ from evohbde.recalibrate import batch_norms, by_depth, norm_parameter_names, rec
 from evohbde.reductions import HistogramBlocking, Identity, Reduction
 from evohbde.sensitivity import probe_stdev
 
+PARTS = ("statistics", "front norms", "head")
+
 
 @dataclass(frozen=True)
 class Staged:
     """Our default.
 
     Attributes:
+        objective: What is searched; F1 is reported whatever it is.
+        parts: Which of the stages of a large network are tried.
         num_bins: Histogram edges of the offset blocks.
         popsize: Candidates per generation of the block and front searches, mirrored in pairs.
         divergence: Size of a first step: the mean KL divergence, in nats, by which a candidate's predictions differ.
@@ -44,6 +48,8 @@ class Staged:
         validation_share: Part of the training samples that is set aside for decisions if none are given.
     """
 
+    objective: str = "cross_entropy"
+    parts: tuple[str, ...] = PARTS
     num_bins: int = 10_000
     popsize: int = 10
     divergence: float = 0.01
@@ -61,6 +67,9 @@ class Staged:
         return "default"
 
     def run(self, job: Assignment) -> Outcome:
+        unknown = [part for part in self.parts if part not in PARTS]
+        if unknown:
+            raise ValueError(f"unknown `parts` {unknown}; known: {', '.join(PARTS)}")
         run = _Run(self, job)
         return run.blocks() if run.is_small() else run.stages()
 
@@ -144,7 +153,7 @@ class _Run:
         problem = NetworkProblem(
             network,
             SuperBatches(data, size, seed=job.seed),
-            "cross_entropy",
+            switches.objective,
             layout=layout,
             reduction=reduction,
             seed=job.seed,
@@ -180,11 +189,15 @@ class _Run:
         job = self.job
         gate = self._gate(self._some(self.validation, self._validation_size()))
         network = job.model
-        head = _head_names(network)
+        parts, head = self.switches.parts, _head_names(network)
         front = _front_names(network)
-        if batch_norms(network) and self._affords(10 * self.switches.recalibration_samples):
+        if "statistics" in parts and batch_norms(network) and self._affords(10 * self.switches.recalibration_samples):
             network = self._keep("statistics", network, self._recalibrate(network), gate)
-        if front and self._affords(25 * self.switches.popsize * self.switches.small_batch_size + self._head_size()):
+        if (
+            "front norms" in parts
+            and front
+            and self._affords(25 * self.switches.popsize * self.switches.small_batch_size + self._head_size())
+        ):
             stdev = self._probe(network, None, ParameterLayout(network, front))
             reserve = 1.1 * (self._head_size() + 2 * len(gate.data))
             spare = None if job.samples_left is None else job.samples_left - reserve
@@ -199,7 +212,7 @@ class _Run:
                 num_samples=spare,
             )
             network = self._keep("front norms", network, proposal, gate)
-        if head and not self._is_spent(len(gate.data)):
+        if "head" in parts and head and not self._is_spent(len(gate.data)):
             network = self._keep("head", network, self._search_head(network, head, len(gate.data)), gate)
         return self._outcome(network)
 
@@ -232,7 +245,7 @@ class _Run:
         problem = NetworkProblem(
             network,
             SuperBatches(data, 512, seed=job.seed),
-            "cross_entropy",
+            switches.objective,
             layout=layout,
             reduction=reduction,
             seed=job.seed,

@@ -43,14 +43,13 @@ def histogram_bins(weights: np.ndarray, num_edges: int, groups: np.ndarray | Non
     for piece in _pieces(weights.size):
         value = weights[piece].astype(np.float64)
         group = 0 if groups is None else groups[piece]
-        base, width, top = low[group], step[group], high[group]
+        base, width = low[group], step[group]
         with np.errstate(divide="ignore", invalid="ignore"):
             guess = np.floor((value - base) / width)
         guess = np.nan_to_num(guess, nan=0.0, posinf=last_bin).clip(0, last_bin)
         guess -= value < guess * width + base
         guess.clip(0, last_bin, out=guess)
-        right = np.where(guess + 1 == num_edges - 1, top, (guess + 1) * width + base)
-        guess += (value >= right) & (guess < last_bin)
+        guess += (value >= (guess + 1) * width + base) & (guess < last_bin)
         keys[piece] = guess.astype(kind) + np.asarray(group).astype(kind) * num_edges
     return keys
 

@@ -131,14 +131,10 @@ class HistogramBlocking(Blocking):
             )
         weights = _as_numpy(theta0)
         keys = histogram_bins(weights, num_bins, _group_ids(groups, theta0))
-        ids = compact(keys)
         if rule == "authors":
             # In the published half-open bins only the maximum itself reaches the last edge.
-            at_maximum = np.flatnonzero(weights == weights.max())
-            keys[at_maximum] = num_bins - 1
-            ids = compact(keys)
-            ids[at_maximum] = ids.max()
-        super().__init__(theta0, ids, mode)
+            keys[weights == weights.max()] = num_bins - 1
+        super().__init__(theta0, compact(keys), mode)
         if rule == "authors":
             self._drop_last_block()
 
@@ -170,7 +166,7 @@ class QuantileBlocking(Blocking):
 class KMeansBlocking(Blocking):
     """Tie weights by one-dimensional k-means, the scheme that keeps quality at the fewest blocks.
 
-    Scikit-learn clusters a fine histogram (65,536 cells, weighted by their counts), so the cost hardly grows with `D`.
+    Scikit-learn clusters up to 65,536 cells, weighted by their counts, so the cost hardly grows with `D`.
 
     Args:
         theta0: Trained weights, `(D,)`, finite.
@@ -216,13 +212,20 @@ def _as_numpy(theta0: Tensor) -> np.ndarray:
 def _cluster(weights: np.ndarray, num_blocks: int, seed: int) -> np.ndarray:
     from sklearn.cluster import KMeans
 
-    counts, edges = np.histogram(weights.astype(np.float64, copy=False), bins=65_536)
-    filled = counts > 0
-    cells, mass = ((edges[1:] + edges[:-1]) / 2)[filled], counts[filled]
-    if len(cells) <= num_blocks:
-        return cells
-    found = KMeans(num_blocks, n_init=1, max_iter=100, random_state=seed).fit(cells[:, None], sample_weight=mass)
+    cells = summarise(weights, compact(sorted_bins(weights, _cell_borders(weights))))
+    if len(cells.mean) <= num_blocks:
+        return cells.mean
+    search = KMeans(num_blocks, n_init=1, max_iter=100, random_state=seed)
+    found = search.fit(cells.mean[:, None], sample_weight=cells.counts)
     return np.sort(found.cluster_centers_[:, 0])
+
+
+def _cell_borders(weights: np.ndarray) -> np.ndarray:
+    """Borders of up to 65,536 cells: half of equal count, so that outliers cost nothing, half of equal width."""
+    values = np.sort(weights)
+    counted = values[np.linspace(0, values.size - 1, 32_768).astype(np.int64)]
+    spaced = np.linspace(float(values[0]), float(values[-1]), 32_768)
+    return np.unique(np.concatenate([counted.astype(np.float64), spaced]))[1:]
 
 
 def _check_count(argument: str, value: int, most: int | None = None) -> None:

@@ -1,0 +1,74 @@
+"""Which measurement is to be run?"""
+
+import logging
+import warnings
+
+import torch
+import typer
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
+
+
+def _seeds(text: str) -> list[int]:
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1))
+
+
+@app.callback()
+def prepare() -> None:
+    """Every measurement runs on one thread and writes to docs/."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.INFO)
+    torch.set_num_threads(1)
+
+
+@app.command()
+def digits(network: str = "mlp", seeds: str = "0-4") -> None:
+    """Presets and Adam on the shifted digits: 1 to 3 minutes."""
+    from benchmarks.digits import measure
+
+    measure(network, _seeds(seeds))
+
+
+@app.command()
+def ablation(seeds: str = "0-4") -> None:
+    """Variants of both presets on the shifted digits: about 6 minutes."""
+    from benchmarks.ablation import measure
+
+    measure(_seeds(seeds))
+
+
+@app.command()
+def resnet20(seeds: str = "0-2") -> None:
+    """Presets and Adam on ResNet-20 with the JPEG images: about 15 minutes."""
+    from benchmarks.resnet20 import measure
+
+    measure(_seeds(seeds))
+
+
+@app.command()
+def fidelity() -> None:
+    """Round trips of ResNet-20 and ResNet-56 through blocks: about 6 minutes."""
+    from benchmarks.fidelity import measure
+
+    measure()
+
+
+@app.command()
+def resnet18() -> None:
+    """Blocking 11.2 million weights: seconds."""
+    from benchmarks.resnet18 import measure
+
+    measure()
+
+
+@app.command()
+def pages() -> None:
+    """Put the tables measured last into README.md and docs/results.md."""
+    from benchmarks.tables import fill_pages
+
+    fill_pages()
+
+
+if __name__ == "__main__":
+    app()
