@@ -66,10 +66,10 @@ def tune(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
     preset: Annotated[str, typer.Option(help="default (ours) or hbde-2024 (as published).")] = "default",
     num_evaluations: Annotated[
-        int | None, typer.Option(help="Candidate networks to score.", show_default="2000 if there is no other limit")
+        int | None, typer.Option(help="Candidate networks to score.", show_default="2000 for small networks")
     ] = None,
     num_samples: Annotated[
-        float | None, typer.Option(help="Sample forwards to spend, 1e6 say.", show_default="no limit")
+        float | None, typer.Option(help="Sample forwards to spend, 1e6 say.", show_default="30000 for large networks")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of splits and search; the factory's own: --set seed=1.")] = 0,
     device: Annotated[

@@ -141,8 +141,9 @@ def fine_tune(
             `train`, where there is no `validation`).
         preset: `"default"` (ours), `"hbde-2024"` (the published method), or one of their classes with other switches,
             e.g. `HBDE2024(num_bins=100)`.
-        num_evaluations: Candidate networks that may be scored; 2,000 if no budget is given.
-        num_samples: Sample forwards that may be spent.
+        num_evaluations: Candidate networks that may be scored.
+        num_samples: Sample forwards that may be spent. Without any budget: 2,000 evaluations for a network of up to
+            20,000 searched weights, 30,000 sample forwards for a larger one.
         seed: Seed of splits and search.
         device: Where to run; None: where the data are.
         pretrain_epochs: Train with Adam first, for so many epochs (its cost is not part of the budget); None: refuse a
@@ -164,8 +165,6 @@ def fine_tune(
     for name, limit in (("num_evaluations", num_evaluations), ("num_samples", num_samples)):
         if limit is not None and limit <= 0:
             raise ValueError(f"`{name}` must be positive, got {limit}")
-    if num_evaluations is None and num_samples is None:
-        num_evaluations = 2_000
     device = train.device if device is None else torch.device(device)
     full_train, full_validation, test = _splits(train, validation, test, seed, device)
     original = deepcopy(model).to(device)
@@ -177,6 +176,8 @@ def fine_tune(
     notes = _prepare_model(original, full_train, pretrain_epochs, seed)
     original.eval()
 
+    if num_evaluations is None and num_samples is None:
+        num_evaluations, num_samples = default_budget(original)
     history = History(on_row, tell)
     monitored = test.subset(torch.arange(min(MONITORED_SAMPLES, len(test)), device=test.device)) if monitor else None
     job = Assignment(
@@ -220,6 +221,11 @@ def fine_tune(
             "monitor": monitor,
         },
     )
+
+
+def default_budget(model: nn.Module) -> tuple[int | None, float | None]:
+    """`num_evaluations` and `num_samples` of a job that was given neither."""
+    return (2_000, None) if len(ParameterLayout(model)) <= 20_000 else (None, 30_000)
 
 
 def _silence(stage: str) -> None:

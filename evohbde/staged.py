@@ -71,7 +71,13 @@ class Staged:
         if unknown:
             raise ValueError(f"unknown `parts` {unknown}; known: {', '.join(PARTS)}")
         run = _Run(self, job)
-        return run.blocks() if run.is_small() else run.stages()
+        try:
+            run.blocks() if run.is_small() else run.stages()
+        except KeyboardInterrupt:
+            job.interrupted = True
+        if job.interrupted:
+            run.notes.append("interrupted: the network as far as it got")
+        return Outcome(network=run.network.eval(), notes=run.notes, reduction=run.reduction)
 
 
 class _Run:
@@ -79,6 +85,7 @@ class _Run:
 
     def __init__(self, switches: Staged, job: Assignment) -> None:
         self.switches, self.job = switches, job
+        self.network = job.model
         self.notes: list[str] = []
         self.reduction: Reduction | None = None
         self.generator = torch.Generator().manual_seed(job.seed)
@@ -97,25 +104,23 @@ class _Run:
 
     # All weights in blocks
 
-    def blocks(self) -> Outcome:
-        """Search all weights: a pilot on a part of the samples, and if validation confirms it, the rest on all."""
-        job = self.job
-        network, gate = job.model, self._gate(self.validation)
-        stdev = self._probe(network, self._blocking(network), ParameterLayout(network))
-        found = self._climb("pilot", network, self.train, stdev, share=self._pilot_share())
+    def blocks(self) -> None:
+        """Search all weights: a pilot, and if validation samples confirm it, the rest of the budget without a gate.
+
+        Validation samples that were set aside here then join the search; samples that the caller gave do not.
+        """
+        job, original = self.job, self.network
+        gate = self._gate(self.validation)
+        stdev = self._probe(original, self._blocking(original), ParameterLayout(original))
+        self.network = self._climb("pilot", original, self.train, stdev, share=self._pilot_share())
         if job.interrupted:
-            self.notes.append("interrupted in the pilot, nothing was decided: the network as far as it got")
-            return self._outcome(found)
-        if gate.passes(found, num_errors=1):
-            self.notes.append("pilot: confirmed on validation samples, which then joined the search")
-            everything = job.train
-            return self._outcome(self._climb("blocks", found, everything, stdev))
-        self.notes.append("pilot: not confirmed on validation samples, which stayed apart")
-        found = self._climb("blocks", found, self.train, stdev)
-        if gate.passes(found, num_errors=2):
-            return self._outcome(found)
-        self.notes.append("blocks: validation samples do not confirm a gain, the network is returned as it was")
-        return self._outcome(network)
+            return
+        is_confirmed = gate.passes(self.network, num_errors=1)
+        self.notes.append(f"pilot: {'confirmed' if is_confirmed else 'not confirmed'}, {gate.verdict}")
+        self.network = self._climb("blocks", self.network, job.train if is_confirmed else self.train, stdev)
+        if not is_confirmed and not job.interrupted and not gate.passes(self.network, num_errors=2):
+            self.notes.append(f"blocks: dropped, {gate.verdict}")
+            self.network = original
 
     def _pilot_share(self) -> float:
         limits = []
@@ -184,40 +189,44 @@ class _Run:
 
     # A chain of small subspaces
 
-    def stages(self) -> Outcome:
+    def stages(self) -> None:
         """Statistics, front normalisation layers, head: each kept only if validation samples confirm it."""
-        job = self.job
         gate = self._gate(self._some(self.validation, self._validation_size()))
-        network = job.model
-        parts, head = self.switches.parts, _head_names(network)
-        front = _front_names(network)
-        if "statistics" in parts and batch_norms(network) and self._affords(10 * self.switches.recalibration_samples):
-            network = self._keep("statistics", network, self._recalibrate(network), gate)
-        if (
-            "front norms" in parts
-            and front
-            and self._affords(25 * self.switches.popsize * self.switches.small_batch_size + self._head_size())
-        ):
-            stdev = self._probe(network, None, ParameterLayout(network, front))
-            reserve = 1.1 * (self._head_size() + 2 * len(gate.data))
-            spare = None if job.samples_left is None else job.samples_left - reserve
-            proposal = self._climb(
-                "front norms",
-                network,
-                self.train,
-                stdev,
-                include=front,
-                share=self._front_share(),
-                rate=0.5,
-                num_samples=spare,
-            )
-            network = self._keep("front norms", network, proposal, gate)
-        if "head" in parts and head and not self._is_spent(len(gate.data)):
-            network = self._keep("head", network, self._search_head(network, head, len(gate.data)), gate)
-        return self._outcome(network)
+        steps = {"statistics": self._recalibrate, "front norms": self._search_front, "head": self._search_head}
+        for part in self.switches.parts:
+            proposal = None if self.job.interrupted else steps[part](len(gate.data))
+            if proposal is None or self.job.interrupted:
+                continue
+            is_better = gate.passes(proposal, num_errors=1)
+            self.notes.append(f"{part}: {'kept' if is_better else 'dropped'}, {gate.verdict}")
+            if is_better:
+                self.network = proposal
 
-    def _front_share(self) -> float | None:
-        return 0.3 if self.job.num_samples is None else None
+    def _recalibrate(self, gate_size: int) -> nn.Module | None:
+        count, wanted = len(batch_norms(self.network)), self.switches.recalibration_samples
+        if count == 0 or not self._affords(10 * wanted):
+            return None
+        self.job.history.begin("BatchNorm statistics")
+        x = self._some(self.train, wanted).x
+        self.job.history.spend(0, len(x))
+        return recalibrated(self.network, x, by_depth(self.switches.recalibration, count))
+
+    def _search_front(self, gate_size: int) -> nn.Module | None:
+        job, switches, names = self.job, self.switches, _front_names(self.network)
+        reserve = 1.1 * (self._head_size() + 2 * gate_size)
+        if not names or not self._affords(25 * switches.popsize * switches.small_batch_size + reserve):
+            return None
+        stdev = self._probe(self.network, None, ParameterLayout(self.network, names))
+        return self._climb(
+            "front norms",
+            self.network,
+            self.train,
+            stdev,
+            include=names,
+            share=0.3 if job.num_samples is None else None,
+            rate=0.5,
+            num_samples=None if job.samples_left is None else job.samples_left - reserve,
+        )
 
     def _validation_size(self) -> int:
         limit = self.job.num_samples
@@ -228,35 +237,31 @@ class _Run:
         wanted = float("inf") if limit is None else min(20_000, max(4_500, 0.15 * limit))
         return int(min(len(self.train), wanted))
 
-    def _recalibrate(self, network: nn.Module) -> nn.Module:
-        self.job.history.begin("BatchNorm statistics")
-        x = self._some(self.train, self.switches.recalibration_samples).x
-        self.job.history.spend(0, len(x))
-        return recalibrated(network, x, by_depth(self.switches.recalibration, len(batch_norms(network))))
-
-    def _search_head(self, network: nn.Module, names: Sequence[str], reserve: int) -> nn.Module:
-        job, switches = self.job, self.switches
+    def _search_head(self, gate_size: int) -> nn.Module | None:
+        job, switches, network = self.job, self.switches, self.network
+        names = _head_names(network)
+        if not names or self._is_spent(gate_size):
+            return None
         layout = ParameterLayout(network, names)
-        spare = None if job.samples_left is None else job.samples_left - reserve
+        theta = layout.flatten(network)
+        spare = None if job.samples_left is None else job.samples_left - gate_size
         size = self._head_size() if spare is None else min(self._head_size(), int(0.93 * spare))
-        data = self._some(self.train, size)
-        reduction = Identity(layout.flatten(network), mode="offset")
-        stdev = 0.04 * float(layout.flatten(network).square().mean().sqrt())
         problem = NetworkProblem(
             network,
-            SuperBatches(data, 512, seed=job.seed),
-            switches.objective,
+            SuperBatches(self._some(self.train, size), 512, seed=job.seed),
+            "cross_entropy",
             layout=layout,
-            reduction=reduction,
+            reduction=Identity(theta, mode="offset"),
             seed=job.seed,
             pull=switches.head_pull,
         )
         job.history.begin("head features")
         problem.precompute()
+        stdev = 0.04 * float(theta.square().mean().sqrt())
         searcher = SNES(problem, popsize=switches.head_popsize, center_init=problem.center, stdev_init=stdev)
         evaluations = 600 * switches.head_popsize if job.num_evaluations is None else None
         job.search("head", problem, searcher, num_evaluations=evaluations, num_samples=spare)
-        self.reduction = self.reduction or reduction
+        self.reduction = self.reduction or problem.reduction
         return problem.make_network(searcher.status["center"])
 
     # What both share
@@ -277,15 +282,6 @@ class _Run:
     def _gate(self, data: TensorData) -> Gate:
         return Gate(data, self.job.model, lambda num_samples: self.job.history.spend(0, num_samples))
 
-    def _keep(self, stage: str, network: nn.Module, proposal: nn.Module, gate: Gate) -> nn.Module:
-        if proposal is network:
-            return network
-        if gate.passes(proposal, num_errors=1):
-            self.notes.append(f"{stage}: kept, {gate.verdict}")
-            return proposal
-        self.notes.append(f"{stage}: dropped, {gate.verdict}")
-        return network
-
     def _some(self, data: TensorData, size: int) -> TensorData:
         if size >= len(data):
             return data
@@ -298,9 +294,6 @@ class _Run:
         job = self.job
         few = job.evaluations_left is not None and job.evaluations_left < self.switches.popsize
         return job.interrupted or few or (job.samples_left is not None and job.samples_left <= reserve + 100)
-
-    def _outcome(self, network: nn.Module) -> Outcome:
-        return Outcome(network=network.eval(), notes=self.notes, reduction=self.reduction)
 
 
 def _head_names(model: nn.Module) -> list[str]:

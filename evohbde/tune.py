@@ -16,7 +16,7 @@ from rich.text import Text
 from torch import nn
 
 from evohbde.data import Task, TensorData
-from evohbde.finetune import PRESETS, FineTuneResult, fine_tune
+from evohbde.finetune import PRESETS, FineTuneResult, default_budget, fine_tune
 from evohbde.judge import COLUMNS, Entry
 from evohbde.preset_base import Preset
 from evohbde.progress import SearchProgress
@@ -25,7 +25,6 @@ from evohbde.references import call_factory, describe, parse_settings, resolve, 
 from evohbde.report import NO_FIGURES, verdict
 from evohbde.rundir import REPORT, check_target
 
-DEFAULT_EVALUATIONS = 2_000
 WIDE = 115
 """Columns that the final table needs in one line per network."""
 
@@ -60,19 +59,12 @@ class TuneRequest:
         """Where the run goes."""
         return self.out or Path("runs") / f"{self.name}-{self.preset}-{self.seed}"
 
-    @property
-    def budget(self) -> tuple[int | None, float | None]:
-        """Limits of evaluations and of sample forwards, at least one of them given."""
-        if self.num_evaluations is None and self.num_samples is None:
-            return DEFAULT_EVALUATIONS, None
-        return self.num_evaluations, self.num_samples
-
     def command(self) -> str:
         """The line for a shell that does the same again, in a directory of its choice."""
         options: list[tuple[str, object]] = [
             ("--preset", self.preset),
-            ("--num-evaluations", self.budget[0]),
-            ("--num-samples", self.budget[1]),
+            ("--num-evaluations", self.num_evaluations),
+            ("--num-samples", self.num_samples),
             ("--seed", self.seed),
             ("--device", self.device),
             ("--pretrain-epochs", self.pretrain_epochs),
@@ -101,7 +93,9 @@ def tune(request: TuneRequest, out: Console, messages: Console) -> FineTuneResul
     check_target(request.directory, overwrite=request.overwrite)
     with messages.status(f"loading {escape(request.reference)}"):
         task = load_task(request.reference, settings)
-    num_evaluations, num_samples = request.budget
+    num_evaluations, num_samples = request.num_evaluations, request.num_samples
+    if num_evaluations is None and num_samples is None:
+        num_evaluations, num_samples = default_budget(task.model)
     with SearchProgress(messages, num_evaluations, num_samples, quiet=request.quiet) as progress:
         result = fine_tune(
             task.model,
