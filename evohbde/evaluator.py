@@ -203,7 +203,8 @@ def check_outputs(model: nn.Module, data: TensorData) -> None:
         outputs = predict(model, TensorData(probe, data.y[:2]))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ValueError(
-            f"the model fails on inputs of shape {tuple(probe.shape)} and type {probe.dtype}: {error}"
+            f"the model fails on inputs of shape {tuple(probe.shape)} and type {probe.dtype}: {error}; "
+            "give `x` the shape and type that its first layer takes"
         ) from error
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(probe):
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
