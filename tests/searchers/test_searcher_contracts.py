@@ -117,7 +117,7 @@ class Forgetful(DE):
     """Starts again in a copy."""
 
     def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "_is_started": False}
+        return {**self.__dict__, "_is_started": False}
 
 
 class Stepless(DE):
