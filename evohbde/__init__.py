@@ -24,4 +24,4 @@ else:
         raise AttributeError(f"module 'evohbde' has no attribute {name!r}")
 
     def __dir__():
-        return sorted({*globals(), *vars(import_module("evohbde.api"))})
+        return sorted({*globals(), *dir(import_module("evohbde.api"))})

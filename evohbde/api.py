@@ -1,5 +1,8 @@
 """Which names are public? All of these are `evohbde.<name>`."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from evohbde.data import SuperBatches as SuperBatches
 from evohbde.data import Task as Task
 from evohbde.data import TensorData as TensorData
@@ -18,3 +21,19 @@ from evohbde.reductions import RandomBlocking as RandomBlocking
 from evohbde.reductions import Reduction as Reduction
 from evohbde.run import run_until as run_until
 from evohbde.rundir import load_network as load_network
+
+# Names whose module needs an optional package; it is imported when they are first asked for.
+OPTIONAL = {"PymooSearcher": "evohbde.pymoo_bridge", "as_pymoo": "evohbde.pymoo_bridge"}
+
+if TYPE_CHECKING:
+    from evohbde.pymoo_bridge import PymooSearcher as PymooSearcher
+    from evohbde.pymoo_bridge import as_pymoo as as_pymoo
+else:
+
+    def __getattr__(name):
+        if name in OPTIONAL:
+            return getattr(import_module(OPTIONAL[name]), name)
+        raise AttributeError(f"module 'evohbde.api' has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *OPTIONAL})

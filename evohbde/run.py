@@ -47,6 +47,8 @@ def run_until(
     for name, limit in limits.items():
         if limit is not None and not limit > 0:
             raise ValueError(f"`{name}` must be positive, got {limit}")
+    if searcher.is_terminated:
+        return "terminated"
     watch = _Watch(searcher, num_evaluations, num_samples, target, patience, seconds)
     reason = None
     try:

@@ -274,3 +274,12 @@ class Elsewhere(DE):
 def test_what_is_not_counted_cannot_limit_a_run(searcher, name):
     with pytest.raises(ValueError, match=f"`{name}` cannot limit this run, a step counted none"):
         run_until(searcher(plain()), **{name: 100})
+
+
+def test_a_searcher_that_is_already_done_makes_no_step():
+    class Done(DE):
+        is_terminated = True
+
+    searcher = Done(plain(), popsize=5)
+    assert run_until(searcher, num_evaluations=100) == "terminated"
+    assert searcher.step_count == 0
