@@ -13,11 +13,13 @@ from evohbde.gradient import pretrain as pretrain
 from evohbde.layout import ParameterLayout as ParameterLayout
 from evohbde.problem import NetworkProblem as NetworkProblem
 from evohbde.problem import ReducedProblem as ReducedProblem
+from evohbde.reductions import Chain as Chain
 from evohbde.reductions import HistogramBlocking as HistogramBlocking
 from evohbde.reductions import Identity as Identity
 from evohbde.reductions import KMeansBlocking as KMeansBlocking
 from evohbde.reductions import QuantileBlocking as QuantileBlocking
 from evohbde.reductions import RandomBlocking as RandomBlocking
+from evohbde.reductions import RandomProjection as RandomProjection
 from evohbde.reductions import Reduction as Reduction
 from evohbde.run import run_until as run_until
 from evohbde.rundir import load_network as load_network

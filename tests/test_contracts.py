@@ -6,13 +6,27 @@ from torch import Tensor
 
 from evohbde import reductions
 from evohbde.layout import ParameterLayout
-from evohbde.reductions import HistogramBlocking, Identity, KMeansBlocking, QuantileBlocking, RandomBlocking, Reduction
+from evohbde.reductions import (
+    Chain,
+    HistogramBlocking,
+    Identity,
+    KMeansBlocking,
+    QuantileBlocking,
+    RandomBlocking,
+    RandomProjection,
+    Reduction,
+)
 from evohbde.testing import check_reduction
 
 
 def weights(dtype: torch.dtype = torch.float32) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return (0.1 * torch.randn(1_500, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def chain(theta0):
+    outer = HistogramBlocking(theta0, 300, mode="offset")
+    return Chain(outer, RandomProjection(outer.center, 20))
 
 
 REDUCTIONS = {
@@ -30,11 +44,13 @@ REDUCTIONS = {
     "k-means": lambda theta0: KMeansBlocking(theta0, num_blocks=40),
     "k-means, offset": lambda theta0: KMeansBlocking(theta0, num_blocks=40, mode="offset"),
     "random": lambda theta0: RandomBlocking(theta0, num_blocks=64),
+    "projection, sparse": lambda theta0: RandomProjection(theta0, 50, num_nonzeros=3),
+    "chain": chain,
     "random, replace": lambda theta0: RandomBlocking(theta0, num_blocks=64, mode="replace"),
 }
 
 # A kind that is exported but not listed above is checked with its defaults; one that needs more must be listed.
-ABSTRACT = {"Reduction", "Blocking"}
+ABSTRACT = {"Reduction", "Blocking", "Chain"}
 EXPORTED = {
     name: kind
     for name, kind in vars(reductions).items()

@@ -7,3 +7,5 @@ from evohbde.reductions.blocking import HistogramBlocking as HistogramBlocking
 from evohbde.reductions.blocking import KMeansBlocking as KMeansBlocking
 from evohbde.reductions.blocking import QuantileBlocking as QuantileBlocking
 from evohbde.reductions.blocking import RandomBlocking as RandomBlocking
+from evohbde.reductions.projection import Chain as Chain
+from evohbde.reductions.projection import RandomProjection as RandomProjection
