@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export EVOTORCH_VERBOSE_LEVEL ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check clean
+.PHONY: help install demo test lint types check docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,10 @@ types: $(STAMP) ## check the types
 
 check: lint types test ## all of lint, types, test
 
+docs: $(STAMP) ## build the documentation into site/
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/mkdocs build --strict
+
 clean: ## remove what was built, cached or run; the virtual environment stays
-	rm -rf build dist runs *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist runs site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks evohbde examples problems tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,53 @@
+"""Does every example run as its first lines say, and reach what they claim?"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+
+# A line that the example must print, and the least that the numbers in it must be; exact ones belong to one machine.
+KEY_LINES = {
+    "ask_tell": (r"rounded, searched +held-out macro-F1 ([\d.]+)", [0.90]),
+    "hbde_as_published": (r"macro-F1 searched [\d.]+ -> ([\d.]+), held out ([\d.]+)", [0.80, 0.72]),
+    "own_metric": (r"searched for cost +held-out cost [\d.]+, macro-F1 ([\d.]+)", [0.75]),
+    "reduced_problem": (r"20 blocks, full CMA-ES +[\d.]+e-0([\d]+)", [4]),
+    "repair_shifted_digits": (r"held-out macro-F1 [\d.]+ -> ([\d.]+), [\d,]+ sample forwards", [0.80]),
+    "swap_the_searcher": (r"CMAES +2000 candidates, held-out F1 ([\d.]+)", [0.80]),
+    "two_objectives": (r"on clean digits ([\d.]+), on shifted ones ([\d.]+)\s*\Z", [0.88, 0.72]),
+}
+
+
+def test_every_example_has_a_key_line():
+    assert sorted(KEY_LINES) == EXAMPLES
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_its_first_lines_state_the_claim_its_price_and_the_command(name):
+    source = (ROOT / "examples" / f"{name}.py").read_text()
+    assert len(source.splitlines()) < 60
+    for heading in ("Claim: ", "Price: ", f"Run: python -m examples.{name}"):
+        assert f"\n{heading}" in source.split('"""')[1]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_runs_and_reaches_what_it_claims(name):
+    result = subprocess.run(
+        [sys.executable, "-m", f"examples.{name}"],
+        cwd=ROOT,
+        env={**os.environ, "EVOTORCH_VERBOSE_LEVEL": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    pattern, least = KEY_LINES[name]
+    found = re.search(pattern, result.stdout)
+    assert found, result.stdout
+    assert all(float(text) >= bound for text, bound in zip(found.groups(), least, strict=True)), found[0]
