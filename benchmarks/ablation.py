@@ -70,6 +70,8 @@ CASES: dict[str, Preset] = {
     "hbde-2024, 100 bins, super-batches of 100, stale": HBDE2024(num_bins=100, batch_size=100),
     "hbde-2024, 100 bins, super-batches of 100, refreshed": HBDE2024(num_bins=100, batch_size=100, parents="refresh"),
     "hbde-2024, 1,000 bins": HBDE2024(num_bins=1_000),
+    "hbde-2024, 10,000 bins": HBDE2024(),
+    "hbde-2024, 10,000 bins, equal trials accepted": HBDE2024(accept_equal=True),
 }
 
 

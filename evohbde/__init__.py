@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name):
+        if name == "__all__":
+            found = vars(import_module("evohbde.api")).items()
+            return sorted(name for name, value in found if getattr(value, "__module__", "").startswith("evohbde."))
         if not name.startswith("_"):
             if find_spec(f"evohbde.{name}") is not None:
                 return import_module(f"evohbde.{name}")

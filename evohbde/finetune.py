@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ VALIDATION_SHARE = 0.2
 """Part of the training samples that is set aside for decisions where no validation data are given."""
 
 MONITORED_SAMPLES = 1_000
+
+SMALL_NETWORK = 20_000
+"""Weights up to which a network is small: 2,000 evaluations by default, and one torch thread."""
 
 
 @dataclass
@@ -173,7 +177,8 @@ def fine_tune(
     tell = on_stage or _silence
     if pretrain_epochs:
         tell(f"pre-training with Adam, {pretrain_epochs} epochs")
-    notes = _prepare_model(original, full_train, pretrain_epochs, seed)
+    with _threads_for(original):
+        notes = _prepare_model(original, full_train, pretrain_epochs, seed)
     original.eval()
 
     if num_evaluations is None and num_samples is None:
@@ -190,7 +195,8 @@ def fine_tune(
         history=history,
         monitor=None if monitored is None else _Monitor(monitored),
     )
-    outcome = found.run(job)
+    with _threads_for(original):
+        outcome = found.run(job)
     networks = [("untouched", original, 0.0)]
     if outcome.round_trip is not None:
         networks.append(("blocked only", outcome.round_trip, 0.0))
@@ -198,7 +204,8 @@ def fine_tune(
     trainable = any(parameter.requires_grad for parameter in original.parameters())
     if compare_with_adam and trainable and not job.interrupted:
         tell("training with Adam at the same price, for comparison")
-        adam = _train_copy(original, full_train, history.num_samples_seen, seed)
+        with _threads_for(original):
+            adam = _train_copy(original, full_train, history.num_samples_seen, seed)
         networks.append(("Adam, same forwards", adam, history.num_samples_seen))
     tell("scoring on held-out samples")
     return FineTuneResult(
@@ -223,9 +230,21 @@ def fine_tune(
     )
 
 
+@contextmanager
+def _threads_for(model: nn.Module) -> Iterator[None]:
+    """One torch thread while a small network is searched: more only wait for each other, many times longer."""
+    before = torch.get_num_threads()
+    if sum(parameter.numel() for parameter in model.parameters()) <= SMALL_NETWORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def default_budget(model: nn.Module) -> tuple[int | None, float | None]:
     """`num_evaluations` and `num_samples` of a job that was given neither."""
-    return (2_000, None) if len(ParameterLayout(model)) <= 20_000 else (None, 30_000)
+    return (2_000, None) if len(ParameterLayout(model)) <= SMALL_NETWORK else (None, 30_000)
 
 
 def _silence(stage: str) -> None:

@@ -31,6 +31,8 @@ class HBDE2024:
         batch_size: Samples of a super-batch; the authors' code also had 128 and 10,000.
         order, advance: Of the super-batches; the authors' code: `"file"` and 100.
         parents: `"stale"` as published, `"refresh"` or `"fixed"`.
+        accept_equal: Whether a trial with an equal score replaces its parent; published: it does not, which stands
+            still where all candidates score the same.
         average: F1 average, `"macro"`; `"weighted"` in the code of March 2024.
     """
 
@@ -46,6 +48,7 @@ class HBDE2024:
     order: str = "stratified"
     advance: str | int = "generation"
     parents: str = "stale"
+    accept_equal: bool = False
     average: str = "macro"
 
     @property
@@ -69,15 +72,19 @@ class HBDE2024:
             crossover_rate=self.crossover_rate,
             strategy=self.strategy,
             include_center=self.inject == "first",
-            accept_equal=False,
+            accept_equal=self.accept_equal,
         )
         job.search("hbde", problem, searcher)
+        notes = [
+            f"{blocks.full_dim:,} weights in {blocks.dim:,} blocks, of which {blocks.num_free:,} can move "
+            "(the others hold equal weights)"
+        ]
+        tied = sum(row.best == row.mean for row in job.history.rows)
+        if tied:
+            notes.append(f"in {tied} of {len(job.history.rows)} generations all candidates scored the same")
         return Outcome(
             network=problem.make_network(searcher.status["pop_best"]),
-            notes=[
-                f"{blocks.full_dim:,} weights in {blocks.dim:,} blocks, of which {blocks.num_free:,} can move "
-                "(the others hold equal weights)"
-            ],
+            notes=notes,
             reduction=blocks,
             round_trip=problem.make_network(problem.center),
         )

@@ -249,7 +249,7 @@ class _Run:
         problem = NetworkProblem(
             network,
             SuperBatches(self._some(self.train, size), 512, seed=job.seed),
-            "cross_entropy",
+            switches.objective,
             layout=layout,
             reduction=Identity(theta, mode="offset"),
             seed=job.seed,

@@ -220,3 +220,10 @@ def test_a_machine_path_is_found(before):
 @pytest.mark.parametrize("before", ["https://example.org", "$HOME", "~", "${DIR}", "..", "**"])
 def test_other_paths_are_fine(before):
     assert not MACHINE_PATH.search(before + "/" + "work/data")
+
+
+def test_a_star_import_brings_the_public_names():
+    names: dict[str, object] = {}
+    exec("from evohbde import *", names)
+    assert {"fine_tune", "NetworkProblem", "HistogramBlocking", "run_until"} <= set(names)
+    assert not {"import_module", "OPTIONAL", "TYPE_CHECKING"} & set(names)
