@@ -28,7 +28,7 @@ from evohbde.problem import NetworkProblem
 from evohbde.reductions import HistogramBlocking
 from evohbde.run import run_until
 from evohbde.searchers import CMAES as OurCMAES
-from evohbde.searchers import DE
+from evohbde.searchers import DE, JADE, JDE, LSHADE, SHADE
 from tests.small_networks import cnn, digits, f1_of_scikit_learn, mlp
 
 DATA = digits(60)
@@ -53,6 +53,10 @@ def around(problem: NetworkProblem) -> dict:
 SEARCHERS = {
     "DE": lambda p: DE(p, popsize=10),
     "DE around the centre": lambda p: DE(p, popsize=10, stdev_init=0.05, include_center=True),
+    "JDE": lambda p: JDE(p, popsize=10),
+    "JADE": lambda p: JADE(p, popsize=10),
+    "SHADE": lambda p: SHADE(p, popsize=10),
+    "LSHADE": lambda p: LSHADE(p, popsize=10, num_evaluations=60),
     "our CMAES": lambda p: OurCMAES(p, popsize=10, stdev_init=0.05),
     "SNES": lambda p: SNES(p, popsize=10, **around(p)),
     "XNES": lambda p: XNES(p, popsize=10, **around(p)),

@@ -25,13 +25,18 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
             raise TypeError(f"expected `problem` to be an evotorch.Problem, got {type(problem).__name__}")
         SearchAlgorithm.__init__(self, problem, **status)
         problem.ensure_numeric()
-        self._obj_index = problem.normalize_obj_index(obj_index)
+        self._obj_index = self._choose_objective(obj_index)
+
+    def _choose_objective(self, obj_index: int | None) -> int | None:
+        """Index of the objective to follow; None in searchers that follow all of them."""
+        return self.problem.normalize_obj_index(obj_index)
 
     def _start_reporting(self) -> None:
         SinglePopulationAlgorithmMixin.__init__(self)
 
     @property
-    def obj_index(self) -> int:
+    def obj_index(self) -> int | None:
+        """The objective that is followed; None if all are."""
         return self._obj_index
 
     @property

@@ -12,7 +12,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
-from evohbde.searchers.base import PopulationSearcher
+from evohbde.searchers.one_to_one import OneToOneSearcher, check_rate
 
 Mutation = Callable[["Donors", Tensor], Tensor]
 
@@ -73,7 +73,6 @@ MUTATIONS: dict[str, tuple[int, Mutation]] = {
     "order/1": (3, _order_1),
 }
 CROSSOVERS = ("bin", "exp")
-REPAIRS = ("none", "clip", "reflect", "resample")
 
 
 def distinct_indices(uniform: Tensor) -> Tensor:
@@ -113,20 +112,7 @@ def exponential_mask(uniform: Tensor, crossover_rate: float, start: Tensor, dim:
     return offset < length[:, None]
 
 
-def reflect(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Fold values back at the bounds, as often as needed: like a ball between two walls.
-
-    Where both bounds are the same, or a value is not finite, the lower bound is left.
-    """
-    width = (upper - lower).clamp(min=torch.finfo(values.dtype).tiny)
-    phase = ((values - lower) / width).remainder(2.0)
-    folded = lower + torch.where(phase > 1, 2 - phase, phase) * width
-    folded = torch.where(phase.isfinite(), folded, lower)
-    inside = (values >= lower) & (values <= upper)
-    return torch.where(inside, values, torch.minimum(torch.maximum(folded, lower), upper))
-
-
-class DE(PopulationSearcher):
+class DE(OneToOneSearcher):
     """Differential Evolution: all trials come from the same old population and replace their own target if they win.
 
     Args:
@@ -141,8 +127,8 @@ class DE(PopulationSearcher):
         initial_population: First population as given, `(popsize, d)` or a `SolutionBatch`.
         include_center: Whether individual 0 is the centre itself (the trained network).
         bounds: Repair of trials (and of a first population that is drawn) outside the bounds: `"none"`, `"clip"`,
-            `"reflect"` or `"resample"`; None reflects at a problem's strict bounds, if it has any. Others than
-            `"none"` need strict or initial bounds.
+            `"reflect"`, `"resample"` or `"midpoint"` (between the bound and the target); None reflects at a problem's
+            strict bounds, if it has any. Others than `"none"` need strict or initial bounds.
         accept_equal: Whether an equal trial replaces its target, so that plateaus can be crossed.
         rescore_parents: Whether targets are scored again with every generation of trials (and counted); None asks the
             problem, which says so when its samples change.
@@ -172,121 +158,46 @@ class DE(PopulationSearcher):
         rescore_parents: bool | None = None,
         obj_index: int | None = None,
     ) -> None:
-        super().__init__(problem, obj_index=obj_index)
         self._num_donors, self._mutation, self._crossover = _parse_strategy(strategy)
         if popsize < max(4, self._num_donors + 1):
             raise ValueError(
                 f"`popsize` must be at least {max(4, self._num_donors + 1)} for {strategy}: "
                 f"{self._num_donors} distinct donors besides the target, got {popsize}"
             )
-        if not 0 <= crossover_rate <= 1:
-            raise ValueError(f"`crossover_rate` must lie in [0, 1], got {crossover_rate}")
         if dither not in ("trial", "dimension"):
             raise ValueError(f"`dither` must be 'trial' or 'dimension', got {dither!r}")
         self._weight_range = _parse_weight(differential_weight)
-        self.crossover_rate, self.dither, self.accept_equal = crossover_rate, dither, accept_equal
-        self._rescore_parents = rescore_parents
-        self._bounds = self._resolve_bounds(bounds)
-        values = self.initial_values(popsize, center_init, stdev_init, initial_population)
-        if initial_population is None:
-            values = self._repair(values)
-        if include_center:
-            values[0] = self.center_values(center_init, "include_center")
-        self._population = SolutionBatch(problem, popsize=popsize, device=problem.device, empty=True)
-        self._population.set_values(values)
-        self._is_started = False
-        self._start_reporting()
-
-    @property
-    def popsize(self) -> int:
-        return len(self._population)
-
-    @property
-    def rescore_parents(self) -> bool:
-        if self._rescore_parents is None:
-            return bool(getattr(self.problem, "rescore_parents", False))
-        return self._rescore_parents
-
-    @property
-    def next_num_evaluations(self) -> int:
-        return self.popsize * (2 if self._is_started and self.rescore_parents else 1)
-
-    @torch.no_grad()
-    def ask(self) -> Tensor:
-        """The first population, later one trial per individual, followed by the parents where they are re-scored."""
-        population = self._population.values.as_subclass(Tensor)
-        if not self._is_started:
-            return population.clone()
-        trial = self._make_trials(population)
-        return torch.cat([trial, population]) if self.rescore_parents else trial
-
-    @torch.no_grad()
-    def tell(self, z: Tensor, scores: Tensor) -> None:
-        scores = scores if scores.ndim == 2 else scores[:, None]
-        evals = self._population._evdata
-        if len(z) not in (self.popsize, 2 * self.popsize) or scores.shape != (len(z), evals.shape[1]):
-            raise ValueError(
-                f"expected the candidates that `ask` gave and scores of shape (n, {evals.shape[1]}), one column per "
-                f"objective, got {tuple(z.shape)} and {tuple(scores.shape)}"
-            )
-        if not self._is_started:
-            self._population._data.copy_(z)
-            evals.copy_(scores)
-            self._is_started = True
-            return
-        popsize = self.popsize
-        if len(z) == 2 * popsize:
-            evals.copy_(scores[popsize:])
-        trial_utility, utility = self.utility(scores[:popsize]), self.utility(evals)
-        wins = trial_utility >= utility if self.accept_equal else trial_utility > utility
-        evals.copy_(torch.where(wins[:, None], scores[:popsize], evals))
-        values = self._population._data
-        torch.where(wins[:, None], z[:popsize].to(values.dtype), values, out=values)
+        self.crossover_rate, self.dither = check_rate("crossover_rate", crossover_rate), dither
+        super().__init__(
+            problem,
+            popsize=popsize,
+            center_init=center_init,
+            stdev_init=stdev_init,
+            initial_population=initial_population,
+            include_center=include_center,
+            bounds=bounds,
+            accept_equal=accept_equal,
+            rescore_parents=rescore_parents,
+            obj_index=obj_index,
+        )
 
     def _make_trials(self, population: Tensor) -> Tensor:
         popsize, dim = population.shape
         index = distinct_indices(self.rand(popsize, self._num_donors))
         donors = Donors(population, self.utility(self._population._evdata), index)
         mutant = self._mutation(donors, self._differential_weight(popsize, dim))
-        forced = (self.rand(popsize) * dim).long().clamp_(max=dim - 1)
+        forced = self._forced_gene(popsize, dim)
         if self._crossover == "bin":
             mask = binomial_mask(self.rand(popsize, dim), self.crossover_rate, forced)
         else:
             mask = exponential_mask(self.rand(popsize), self.crossover_rate, forced, dim)
-        return self._repair(torch.where(mask, mutant, population))
+        return self._repair(torch.where(mask, mutant, population), population)
 
     def _differential_weight(self, popsize: int, dim: int) -> Tensor:
         low, high = self._weight_range
         if low == high:
             return torch.as_tensor(low, device=self.problem.device, dtype=self.problem.dtype)
         return low + (high - low) * self.rand(popsize, 1 if self.dither == "trial" else dim)
-
-    def _repair(self, trial: Tensor) -> Tensor:
-        kind, lower, upper = self._bounds
-        if kind == "none" or lower is None or upper is None:
-            return trial
-        if kind == "clip":
-            return torch.minimum(torch.maximum(trial, lower), upper)
-        if kind == "reflect":
-            return reflect(trial, lower, upper)
-        outside = (trial < lower) | (trial > upper)
-        fresh = lower + (upper - lower) * self.rand(*trial.shape)
-        return torch.where(outside, torch.minimum(fresh, upper).to(trial.dtype), trial)
-
-    def _resolve_bounds(self, bounds: str | None) -> tuple[str, Tensor | None, Tensor | None]:
-        problem = self.problem
-        lower, upper = problem.lower_bounds, problem.upper_bounds
-        if bounds is None:
-            bounds = "none" if lower is None else "reflect"
-        if bounds not in REPAIRS:
-            raise ValueError(f"`bounds` must be one of {', '.join(REPAIRS)}, got {bounds!r}")
-        if bounds == "none":
-            return "none", None, None
-        if lower is None:
-            lower, upper = problem.initial_lower_bounds, problem.initial_upper_bounds
-        if lower is None:
-            raise ValueError(f"bounds={bounds!r} needs a problem with `bounds` or `initial_bounds`; use bounds='none'")
-        return bounds, lower.as_subclass(Tensor), upper.as_subclass(Tensor)
 
 
 def _parse_strategy(strategy: str) -> tuple[int, Mutation, str]:

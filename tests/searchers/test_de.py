@@ -219,7 +219,7 @@ BOUNDED = {"lower": torch.tensor([-1.0, 0.0, -2.0, 0.5]), "upper": torch.tensor(
 
 @settings(max_examples=25)
 @given(
-    bounds=st.sampled_from([None, "clip", "reflect", "resample"]),
+    bounds=st.sampled_from([None, "clip", "reflect", "resample", "midpoint"]),
     weight=st.floats(0.1, 5),
     stdev=st.sampled_from([None, 0.0, 10.0]),
     seed=st.integers(0, 1000),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from evohbde.searchers.bounds import reflect
 from evohbde.searchers.de import (
     DE,
     MUTATIONS,
@@ -17,7 +18,6 @@ from evohbde.searchers.de import (
     binomial_mask,
     distinct_indices,
     exponential_mask,
-    reflect,
 )
 
 SEEDS = st.integers(0, 2**31)

@@ -98,7 +98,7 @@ def test_the_best_is_never_worse_than_the_included_centre():
         ({"strategy": "rand1bin"}, r"unknown `strategy` 'rand1bin'; known: rand/1/bin, rand/1/exp, best/1/bin"),
         ({"strategy": "rand/3/bin"}, r"unknown `strategy`"),
         ({"dither": "generation"}, r"`dither` must be 'trial' or 'dimension', got 'generation'"),
-        ({"bounds": "bounce"}, r"`bounds` must be one of none, clip, reflect, resample, got 'bounce'"),
+        ({"bounds": "bounce"}, r"`bounds` must be one of none, clip, reflect, resample, midpoint, got 'bounce'"),
         ({"center_init": torch.zeros(6)}, r"`center_init` needs `stdev_init`"),
         ({"stdev_init": 1.0}, r"`stdev_init` needs `center_init`: this problem has no `center`"),
         ({"center_init": torch.zeros(5), "stdev_init": 1.0}, r"`center_init` of 6 values, got shape \(5,\)"),

@@ -9,7 +9,7 @@ from evotorch.algorithms import CMAES, PGPE, SNES
 from torch import Tensor
 
 from evohbde import searchers
-from evohbde.searchers import DE, PopulationSearcher
+from evohbde.searchers import DE, JADE, JDE, LSHADE, SHADE, PopulationSearcher
 from evohbde.testing import check_searcher
 
 OURS = {
@@ -24,6 +24,46 @@ OURS = {
     "DE, dithered": lambda p: DE(p, popsize=20, differential_weight=(0.1, 1.0), dither="dimension"),
     "DE, around the centre": lambda p: DE(p, popsize=20, stdev_init=0.5, include_center=True, bounds="reflect"),
     "DE, re-scoring": lambda p: DE(p, popsize=20, rescore_parents=True, bounds="resample"),
+    "JDE": lambda p: JDE(p, popsize=20),
+    "JADE": lambda p: JADE(p, popsize=20),
+    "JADE, no archive": lambda p: JADE(p, popsize=20, archive_rate=0, bounds="midpoint", accept_equal=True),
+    "SHADE": lambda p: SHADE(p, popsize=20),
+    "SHADE, re-scoring": lambda p: SHADE(p, popsize=20, memory_size=5, rescore_parents=True),
+    "LSHADE": lambda p: LSHADE(p, popsize=20, num_evaluations=600),
+    "LSHADE, around the centre": lambda p: LSHADE(
+        p, popsize=20, min_popsize=8, num_evaluations=900, stdev_init=0.5, include_center=True, rescore_parents=True
+    ),
+    "RandomSearch": lambda p: searchers.RandomSearch(p, popsize=1),
+    "RandomSearch, re-scoring": lambda p: searchers.RandomSearch(p, popsize=1, stdev_init=0.5, rescore_parents=True),
+    "SimulatedAnnealing": lambda p: searchers.SimulatedAnnealing(p, cooling_rate=0.9),
+    "SimulatedAnnealing, logarithmic": lambda p: searchers.SimulatedAnnealing(
+        p, cooling="logarithmic", temperature_init=0.1, bounds="reflect"
+    ),
+    "SimulatedAnnealing, adaptive": lambda p: searchers.SimulatedAnnealing(
+        p, popsize=2, cooling="adaptive", cooling_rate=0.9, move_rate=0.5, rescore_parents=True
+    ),
+    "TabuSearch": lambda p: searchers.TabuSearch(p),
+    "TabuSearch, re-scoring": lambda p: searchers.TabuSearch(
+        p, stdev_init=0.5, patience=None, bounds="resample", rescore_parents=True
+    ),
+    "BinaryTabuSearch": lambda p: searchers.BinaryTabuSearch(p, popsize=2),
+    "BinaryTabuSearch, re-scoring": lambda p: searchers.BinaryTabuSearch(
+        p, popsize=2, num_neighbours=3, rescore_parents=True
+    ),
+    "IteratedLocalSearch": lambda p: searchers.IteratedLocalSearch(p, popsize=4, patience=15),
+    "IteratedLocalSearch, always": lambda p: searchers.IteratedLocalSearch(
+        p, popsize=4, patience=10, acceptance="always", kick_rate=0.3, kick_stdev=0.2
+    ),
+    "IteratedLocalSearch, restart": lambda p: searchers.IteratedLocalSearch(
+        p, popsize=4, patience=15, acceptance="restart", rescore_parents=True
+    ),
+    "CoordinateSearch": lambda p: searchers.CoordinateSearch(p),
+    "CoordinateSearch, authors": lambda p: searchers.CoordinateSearch(p, popsize=3, rule="authors"),
+    "CoordinateSearch, re-scoring": lambda p: searchers.CoordinateSearch(
+        p, popsize=3, intervals="own", rescore_parents=True
+    ),
+    "NSGA2": lambda p: searchers.NSGA2(p, popsize=20),
+    "MOEAD": lambda p: searchers.MOEAD(p, popsize=20),
 }
 EVOTORCHS = {
     "SNES": lambda p: SNES(p, popsize=20, stdev_init=0.5),
