@@ -19,7 +19,7 @@ def row_keys(values: Tensor) -> Tensor:
     position = torch.arange(1, dim + 1, device=values.device) * FACTORS[0]
     weight = _mix(_mix(position, FACTORS[1]), FACTORS[2]) | 1
     rows = max(1, CHUNK // max(1, dim))
-    return torch.cat([(_mix(_bits(part), FACTORS[0]).mul_(weight)).sum(1) for part in values.split(rows)])
+    return torch.cat([_bits(part).mul_(weight).sum(1) for part in values.split(rows)])
 
 
 def is_repeated(keys: Tensor) -> Tensor:
@@ -28,11 +28,13 @@ def is_repeated(keys: Tensor) -> Tensor:
 
 
 def _mix(bits: Tensor, factor: int) -> Tensor:
-    bits = bits * factor
+    bits.mul_(factor)
     return bits.bitwise_xor_(bits >> 32)
 
 
 def _bits(values: Tensor) -> Tensor:
+    """A copy as int64; what has more than one byte is mixed, since its low bits may all be the same."""
     if values.dtype.is_floating_point:
         values = (values + 0.0).view(INTEGERS[values.element_size()])  # -0.0 equals 0.0
-    return values.to(torch.int64)
+    bits = values.to(torch.int64, copy=True)
+    return bits if values.element_size() == 1 else _mix(bits, FACTORS[0])

@@ -38,7 +38,8 @@ DECOMPOSITIONS: dict[str, Decomposition] = {"tchebycheff": tchebycheff, "weighte
 class MOEAD(MultiObjectiveSearcher):
     """MOEA/D: one individual per weight vector, which mates with its neighbours and may replace them.
 
-    Children are made from the same old population and scored in one batch; then they compete in random order.
+    Children are made from the same old population and scored in one batch; then they compete in random order. Then
+    the place with the largest weight of an objective gets the best of all for it: the ends of the front are kept.
 
     Args:
         popsize: Number of weight vectors, at least 4; with three or more objectives the nearest size of a simplex
@@ -107,6 +108,7 @@ class MOEAD(MultiObjectiveSearcher):
         self.neighbour_rate, self.max_replacements = neighbour_rate, max_replacements
         self._decomposition = _find_decomposition(decomposition)
         self._neighbours = _nearest(weights, min(num_neighbours, len(weights))).to(problem.device)
+        self._ends = self.weights.argmax(0)
         self._is_local = torch.ones(len(weights), dtype=torch.bool, device=problem.device)
         self._ideal = torch.full_like(self.weights[0], torch.inf)
 
@@ -137,7 +139,8 @@ class MOEAD(MultiObjectiveSearcher):
         violation = torch.zeros_like(losses[:, 0]) if violation is None else violation
         # One transfer; children compete one after the other, and on the host a step costs microseconds.
         arrays = (x.cpu().numpy() for x in (held, offered, *violation.split(popsize), pools, order))
-        return torch.from_numpy(replace_in_turn(*arrays, max_replacements=self.max_replacements)).to(values.device)
+        holder = torch.from_numpy(replace_in_turn(*arrays, max_replacements=self.max_replacements))
+        return self._keep_ends(holder.to(values.device), losses, violation)
 
     def _scale(self, losses: Tensor, violation: Tensor | None) -> Tensor:
         """Shift and scale such that ideal and nadir point of the front are 0 and 1: `(2N, M)`."""
@@ -154,6 +157,18 @@ class MOEAD(MultiObjectiveSearcher):
     def _decompose(self, losses: Tensor, weights: Tensor) -> Tensor:
         found = self._decomposition(losses, weights)
         return torch.where(found.isnan(), torch.inf, found)  # inf times a weight of 0
+
+    def _keep_ends(self, holder: Tensor, losses: Tensor, violation: Tensor) -> Tensor:
+        """Give the place of the largest weight of each objective to the best of all for it: `(N,) -> (N,)`.
+
+        Else this one can get lost, when it has replaced as many others as it may, or belongs elsewhere.
+        """
+        offered = self._decompose(losses[:, None], self.weights[self._ends])
+        offered = torch.where((violation == violation.amin())[:, None], offered, torch.inf)
+        best, index = offered.min(0)
+        present = holder[self._ends]
+        is_better = best < offered.gather(0, present[None])[0]
+        return holder.scatter(0, self._ends, torch.where(is_better, index, present))
 
     def _shuffled_pools(self) -> Tensor:
         """Whom each child may replace, in random order, behind these -1: `(N, N)`."""

@@ -149,9 +149,10 @@ class MultiObjectiveSearcher(PopulationSearcher):
         if len(z) == 2 * popsize:
             evals.copy_(scores[popsize:])
         source = self._select(values, evals, z[:popsize], scores[:popsize])
-        stays, child = (source < popsize)[:, None], (source - popsize).clamp_(min=0)
-        torch.where(stays, values, z[child], out=values)
-        torch.where(stays, evals, scores[child], out=evals)
+        is_parent, parent, child = (source < popsize)[:, None], source.clamp(max=popsize - 1), source - popsize
+        child.clamp_(min=0)
+        torch.where(is_parent, values[parent], z[child], out=values)
+        torch.where(is_parent, evals[parent], scores[child], out=evals)
         entered = torch.zeros(2 * popsize, dtype=torch.bool, device=source.device).index_fill_(0, source, True)
         self._survived = entered[popsize:]
 
