@@ -21,6 +21,8 @@ from evohbde.reductions import QuantileBlocking as QuantileBlocking
 from evohbde.reductions import RandomBlocking as RandomBlocking
 from evohbde.reductions import RandomProjection as RandomProjection
 from evohbde.reductions import Reduction as Reduction
+from evohbde.reductions import merge_blocks as merge_blocks
+from evohbde.reductions import merge_plan as merge_plan
 from evohbde.run import run_until as run_until
 from evohbde.rundir import load_network as load_network
 
