@@ -23,11 +23,11 @@ def prepare() -> None:
 
 
 @app.command()
-def digits(network: str = "mlp", seeds: str = "0-4") -> None:
+def digits(network: str = "mlp", seeds: str = "0-4", suffix: str = "") -> None:
     """Presets and Adam on the shifted digits: 1 to 3 minutes."""
     from benchmarks.digits import measure
 
-    measure(network, _seeds(seeds))
+    measure(network, _seeds(seeds), suffix)
 
 
 @app.command()

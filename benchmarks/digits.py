@@ -16,8 +16,8 @@ EARLY_ADAM = "default, 500 evaluations: Adam, same forwards"
 UNTOUCHED = "default, 500 evaluations: untouched"
 
 
-def measure(name: str, seeds: list[int]) -> None:
-    """All cases on one network of the shifted digits."""
+def measure(name: str, seeds: list[int], suffix: str = "") -> None:
+    """All cases on one network of the shifted digits; a suffix keeps tables of other seeds apart."""
     factory = {"mlp": shifted_mlp, "cnn": shifted_cnn}[name]
     rows: list[dict[str, object]] = []
     for seed in seeds:
@@ -26,7 +26,7 @@ def measure(name: str, seeds: list[int]) -> None:
             is_ours = preset == "default"
             rows += run(task, label, preset, seed, num_evaluations=num_evaluations, compare_with_adam=is_ours)
             print(f"seed {seed}, {label}: macro-F1 {of(rows, label, 'f1_macro')[-1]:.3f}", flush=True)
-    write_csv(f"digits-{name}", rows)
+    write_csv(f"digits-{name}{suffix}", rows)
     names = {
         UNTOUCHED: "untouched",
         ADAM: "Adam, same sample forwards as 5,000",
@@ -45,4 +45,5 @@ def measure(name: str, seeds: list[int]) -> None:
             for label in labels
         ],
     )
-    publish(f"digits-{name}", table, f"python -m benchmarks digits --network {name}")
+    options = f" --seeds {seeds[0]}-{seeds[-1]} --suffix={suffix}" if suffix else ""
+    publish(f"digits-{name}{suffix}", table, f"python -m benchmarks digits --network {name}{options}")
