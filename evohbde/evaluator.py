@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evohbde.data import TensorData
+from evohbde.engine import Engine
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import AnyObjective, Objective, ObjectiveLike, WeightObjective, has_finite_outputs, resolve
+from evohbde.racing import Contest, Racer, SampleOrder
 from evohbde.reductions import Reduction
-from evohbde.stages import CACHE_BYTES, PROBE_SAMPLES, PrefixCache, Stages, find_stages, pieces
+from evohbde.stages import CACHE_BYTES, pieces
+from evohbde.strategies import Choice, check_strategy
 
 LOGIT_BYTES = 64 << 20
 """Outputs of so many candidates are judged together as fit into this size."""
@@ -24,9 +26,11 @@ REPORTED = ("f1_macro", "accuracy", "balanced_accuracy", "cross_entropy")
 class NetworkEvaluator:
     """Score reduced vectors as networks: `(N, d) -> (N, M)`.
 
-    One candidate at a time is written into the flat buffer of which the working network's parameters are views, so
-    memory is that of one network whatever N is. Where every searched weight lies behind some point of the network, the
-    activations in front of it are computed once (`PrefixCache`).
+    Candidates are written into flat buffers of which a working network's parameters are views, so memory is that of a
+    few networks whatever N is. Where every searched weight lies behind some point of the network, the activations in
+    front of it are computed once (`PrefixCache`). The fastest strategy that computes the same is found by a short
+    measurement at the first call (`evohbde.strategies`), which `num_samples_seen` does not count. Out of memory halves
+    `batch_size` and goes on.
 
     Args:
         model: The network; copied, the copy stays in evaluation mode with its BatchNorm statistics as they are.
@@ -37,6 +41,11 @@ class NetworkEvaluator:
         batch_size: Samples per forward pass; None: 100 for images on a CPU, else up to 4,096.
         stages: Names of the modules that form the network, in order; None finds them.
         cache_bytes: Limit of the kept activations.
+        strategy: `"auto"`, or one of `evohbde.strategies.NAMES` by name.
+
+    Attributes:
+        choice: The strategy taken and its measurements; None before the first call.
+        is_bound: Of the last call: which candidates were given up early (see `Contest`); their score is only a bound.
     """
 
     def __init__(
@@ -50,101 +59,157 @@ class NetworkEvaluator:
         batch_size: int | None = None,
         stages: Sequence[str] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        strategy: str = "auto",
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1 sample, got {batch_size}")
+        check_strategy(strategy)
         self.model, self.layout, self.reduction = model, layout, reduction
         self.objectives, self.data = list(objectives), data
         self.batch_size = batch_size or default_batch_size(data.x)
-        self.stage_names, self.cache_bytes = stages, cache_bytes
+        self.stage_names = None if stages is None else tuple(stages)
+        self.cache_bytes, self.strategy = cache_bytes, strategy
+        self.choice: Choice | None = None
+        self.is_bound: Tensor | None = None
+        self.order = SampleOrder(len(data), data.device)
         self._output_objectives = [o for o in self.objectives if isinstance(o, Objective)]
-        self._working: _Working | None = None
+        self._engine: Engine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # The working network is views of one buffer, which no copy or pickle would keep.
-        return {**self.__dict__, "_working": None}
+        return {**self.__dict__, "_engine": None}
 
     @property
-    def working(self) -> _Working:
-        if self._working is None:
-            self._working = _Working(self)
-        return self._working
+    def engine(self) -> Engine:
+        if self._engine is None or not self._engine.working.is_bound:
+            self._engine = Engine(
+                self.model,
+                self.layout,
+                self.reduction,
+                self.data,
+                batch_size=self.batch_size,
+                stage_names=self.stage_names,
+                cache_bytes=self.cache_bytes,
+            )
+        return self._engine
 
     @property
     def num_samples_seen(self) -> float:
         """Sample forwards so far in units of one pass through the whole network, by multiply-adds."""
-        return 0.0 if self._working is None else self._working.num_samples_seen
+        return 0.0 if self._engine is None else self._engine.num_samples_seen
 
     @torch.inference_mode()
     def precompute(self) -> None:
         """Compute the activations in front of the first searched weight for all samples now (counted, as ever)."""
-        self.working.cache.activations(slice(0, len(self.data)))
+        self.engine.cache.activations(slice(0, len(self.data)))
 
     @torch.inference_mode()
-    def __call__(self, z: Tensor, span: slice) -> Tensor:
-        """Score candidates on the samples in `span`: `(N, d) -> (N, M)`, float64; NaN where outputs are not finite."""
-        working = self.working
-        if not self.layout.is_bound(working.network, working.theta):
-            self._working = working = _Working(self)
+    def settle(self, z: Tensor, span: slice) -> Choice:
+        """Choose the strategy now, so that copies of this evaluator in other processes take the same one."""
+        engine = self.engine
+        features = engine.working.stages.run(self.data.x[span][: engine.batch_size], 0, engine.working.depth)
+        return self._choose(engine, z, features)
+
+    @torch.inference_mode()
+    def __call__(self, z: Tensor, span: slice, contest: Contest | None = None, extra: Tensor | None = None) -> Tensor:
+        """Score candidates on the samples in `span`: `(N, d) -> (N, M)`, float64; NaN where outputs are not finite.
+
+        Args:
+            z: The candidates.
+            span: The samples.
+            contest: What each candidate has to reach; those that cannot are given up early. Ignored where there is no
+                exact bound: several objectives, one without `bound`, a strategy that runs several candidates at once.
+            extra: `(N,)`, what the caller adds to the scores before they meet a threshold; None: nothing.
+        """
+        engine = self.engine
+        features = engine.cache.activations(span)
+        self._choose(engine, z, features)
+        self.is_bound = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        scores = torch.full((len(z), len(self.objectives)), torch.nan, dtype=torch.float64, device=z.device)
+        is_raced = contest is not None and self._may_race(engine, features) and engine.is_invariant(z, features)
+        has_threshold = contest.has_threshold if contest is not None and is_raced else self.is_bound
+        in_full, raced = ((~has_threshold).nonzero()[:, 0], has_threshold.nonzero()[:, 0])
+        if len(in_full):
+            self._score(engine, z, in_full, features, span, scores, len(in_full) / max(len(in_full), len(raced)))
+        if contest is not None and is_raced:
+            self._race(engine, z, raced, features, span, contest, extra, scores)
+        return scores
+
+    def _choose(self, engine: Engine, z: Tensor, features: Tensor) -> Choice:
+        name = self.strategy if self.choice is None else self.choice.name
+        choice = engine.choose(name, z, features)
+        self.choice = self.choice or choice
+        return choice
+
+    def _score(
+        self, engine: Engine, z: Tensor, rows: Tensor, features: Tensor, span: slice, scores: Tensor, share: float
+    ) -> None:
+        """Score candidates in full."""
         labels = self.data.y[span]
-        features = working.cache.activations(span)
-        scores = torch.empty(len(z), len(self.objectives), dtype=torch.float64, device=z.device)
-        for rows in _row_chunks(len(z), len(labels) * working.num_outputs * 4):
-            scores[rows] = self._score(working, z[rows], features, labels)
-        return scores
+        strategy, features = engine.start(features)
+        for some in rows.split(_rows_at_once(strategy.group, len(labels) * engine.working.num_outputs * 4)):
+            logits = engine.room(len(some), len(labels)) if self._output_objectives else None
+            for start in range(0, len(some), strategy.group):
+                group = some[start : start + strategy.group]
+                theta = strategy.load(z[group])
+                for j, objective in enumerate(self.objectives):
+                    if isinstance(objective, WeightObjective):
+                        scores[group, j] = torch.stack([objective(one).double() for one in theta])
+                if logits is not None:
+                    engine.forward(features, logits[start : start + len(group)])
+            if logits is not None:
+                self._judge(some, logits, span, scores)
+                if self._may_race(engine, features):
+                    self.order.learn(logits, labels, span, share * len(some) / len(rows))
 
-    def _score(self, working: _Working, z: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-        scores = torch.empty(len(z), len(self.objectives), dtype=torch.float64, device=z.device)
-        logits = None
-        for i, one in enumerate(z):
-            theta = working.load(one)
-            for j, objective in enumerate(self.objectives):
-                if isinstance(objective, WeightObjective):
-                    scores[i, j] = objective(theta)
-            if self._output_objectives:
-                output = working.forward(features)
-                logits = output.new_empty(len(z), *output.shape) if logits is None else logits
-                logits[i] = output
-        if logits is not None:
-            finite = has_finite_outputs(logits)
-            for j, objective in enumerate(self.objectives):
-                if isinstance(objective, Objective):
-                    scores[:, j] = torch.where(finite, objective(logits, labels).double(), torch.nan)
-        return scores
+    def _judge(self, rows: Tensor, logits: Tensor, span: slice, scores: Tensor) -> None:
+        finite = has_finite_outputs(logits)
+        for j, objective in enumerate(self.objectives):
+            if isinstance(objective, Objective):
+                scores[rows, j] = torch.where(finite, objective(logits, self.data.y[span]).double(), torch.nan)
 
+    def _may_race(self, engine: Engine, features: Tensor) -> bool:
+        """Whether there is an exact bound, and more than one piece of samples of one candidate at a time."""
+        is_bounded = len(self.objectives) == 1 and self.objectives == self._output_objectives
+        if not is_bounded or not self._output_objectives[0].has_bound or len(features) < 2 * engine.batch_size:
+            return False
+        return engine.start(features[:1])[0].group == 1
 
-class _Working:
-    """The network that candidates are written into, with what is known about it."""
-
-    def __init__(self, evaluator: NetworkEvaluator) -> None:
-        network = deepcopy(evaluator.model).eval()
-        self.reduction, self.batch_size = evaluator.reduction, evaluator.batch_size
-        self.theta = evaluator.layout.bind_(network)
-        self.network = network
-        probe = evaluator.data.x[:PROBE_SAMPLES]
-        with torch.inference_mode():
-            self.num_outputs = network(probe)[0].numel()
-            self.stages: Stages = find_stages(network, probe, evaluator.stage_names)
-        searched = dict(network.named_parameters())
-        depth = self.stages.first_searched(searched[name] for name in evaluator.layout.names)
-        shares = self.stages.cost_shares(probe) if depth else [1.0]
-        self.prefix_share = sum(shares[:depth])
-        self.tail_share = 1.0 - self.prefix_share
-        self.cache = PrefixCache(evaluator.data, self.stages, depth, self.batch_size, evaluator.cache_bytes)
-        self._tail_samples = 0
-
-    @property
-    def num_samples_seen(self) -> float:
-        return self.cache.num_computed * self.prefix_share + self._tail_samples * self.tail_share
-
-    def load(self, z: Tensor) -> Tensor:
-        return self.reduction.expand_into(z, self.theta)
-
-    def forward(self, features: Tensor) -> Tensor:
-        self._tail_samples += len(features)
-        depth = self.cache.depth
-        outputs = [self.stages.run(piece, depth) for piece in pieces(features, self.batch_size)]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    def _race(
+        self,
+        engine: Engine,
+        z: Tensor,
+        rows: Tensor,
+        features: Tensor,
+        span: slice,
+        contest: Contest,
+        extra: Tensor | None,
+        scores: Tensor,
+    ) -> None:
+        """Score candidates until they have lost; what is scored to the end gets its full score."""
+        order = self.order.hardest_first(span)
+        strategy, features = engine.start(features[order])
+        extra = torch.zeros(len(z), dtype=torch.float64) if extra is None else extra
+        threshold = contest.resolve(scores[:, 0] + extra.to(scores.device))
+        racer = Racer(self._output_objectives[0], self.data.y[span][order], engine.working.num_outputs, threshold.dtype)
+        for row in rows.tolist():
+            strategy.load(z[row : row + 1])
+            outputs, bound = racer.run(
+                lambda piece: engine.run(piece)[0],
+                features,
+                engine.batch_size,
+                float(threshold[row]),
+                float(extra[row]),
+            )
+            if outputs is None:
+                scores[row, 0] = bound
+                assert self.is_bound is not None
+                self.is_bound[row] = True
+                continue
+            logits = torch.empty_like(outputs)
+            logits[order] = outputs
+            self._judge(torch.tensor([row], device=z.device), logits[None], span, scores)
+            self.order.learn(logits[None], self.data.y[span], span, 1 / len(rows))
 
 
 def default_batch_size(x: Tensor) -> int:
@@ -152,9 +217,9 @@ def default_batch_size(x: Tensor) -> int:
     return 100 if x.ndim >= 4 and x.device.type == "cpu" else 4_096
 
 
-def _row_chunks(num_rows: int, bytes_per_row: int) -> list[slice]:
-    step = max(1, LOGIT_BYTES // max(1, bytes_per_row))
-    return [slice(start, start + step) for start in range(0, num_rows, step)]
+def _rows_at_once(group: int, bytes_per_row: int) -> int:
+    """Candidates whose outputs are judged together: whole groups that fit into `LOGIT_BYTES`."""
+    return max(1, LOGIT_BYTES // max(1, bytes_per_row * group)) * group
 
 
 @torch.inference_mode()

@@ -102,6 +102,14 @@ class ParameterLayout:
         """Number of the tensor in which each weight lies: `(D,)`, int32, ready to be a reduction's `groups`."""
         return torch.repeat_interleave(torch.arange(len(self.sizes), dtype=torch.int32), torch.tensor(self.sizes))
 
+    def mask(self, include: str | Iterable[str] = "*", exclude: str | Iterable[str] = ()) -> Tensor:
+        """Tell which weights lie in the parameters that the patterns choose: `(D,)`, bool."""
+        include, exclude = _as_patterns(include, "include"), _as_patterns(exclude, "exclude")
+        _check_patterns(include, self.names, "include")
+        _check_patterns(exclude, self.names, "exclude")
+        chosen = [_matches(name, include) and not _matches(name, exclude) for name in self.names]
+        return torch.repeat_interleave(torch.tensor(chosen), torch.tensor(self.sizes))
+
     def flatten(self, model: nn.Module) -> Tensor:
         """Copy the searched weights of `model` into a new flat vector: `(D,)`, detached."""
         return torch.cat([parameter.detach().reshape(-1) for parameter in self._parameters(model)])

@@ -19,13 +19,23 @@ import evohbde.metrics as metrics
 class Objective:
     """One judged quantity of a network's outputs.
 
-    `__call__` maps logits `(N, B, C)` of N networks on B samples and labels `(B,)` to scores `(N,)`.
+    `__call__` maps logits `(N, B, C)` of N networks on B samples and labels `(B,)` to scores `(N,)`. One that also has
+    a `bound` lets searchers stop scoring a candidate that has already lost (`evohbde.racing`).
     """
 
     name: str
     sense: str
+    has_bound = False
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def total_loss(self, logits: Tensor, labels: Tensor) -> float:
+        """What the samples seen, `(b, C)` and `(b,)`, add to the sum whose mean enters the score; never negative."""
+        return 0.0
+
+    def bound(self, confusion: Tensor, mean_loss: float) -> float:
+        """Score of one network with these counts, `(1, C, C)`, if the samples not yet seen cost nothing."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -49,12 +59,29 @@ def _confusion(logits: Tensor, labels: Tensor) -> Tensor:
     return metrics.confusion_matrix(logits.argmax(-1), labels, logits.shape[-1])
 
 
+class CountObjective(Objective):
+    """A quantity that is read off confusion counts, and never falls (`"max"`) when a sample is classified right."""
+
+    has_bound = True
+
+    def of_counts(self, confusion: Tensor) -> Tensor:
+        """Counts with true classes in rows, `(N, C, C)`, to scores, `(N,)`."""
+        raise NotImplementedError
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.of_counts(_confusion(logits, labels))
+
+    def bound(self, confusion: Tensor, mean_loss: float) -> float:
+        return float(self.of_counts(confusion)[0])
+
+
 def has_finite_outputs(logits: Tensor) -> Tensor:
     """Which networks gave finite outputs only: `(N, B, C) -> (N,)`, bool."""
-    return torch.isfinite(logits).flatten(1).all(1)
+    lowest, highest = torch.aminmax(logits.flatten(1), dim=1)  # NaN passes through, and no mask is as large as this
+    return torch.isfinite(lowest) & torch.isfinite(highest)
 
 
-class F1(Objective):
+class F1(CountObjective):
     """F1 score; `average` is `"macro"`, `"weighted"` or `"micro"`, `classes` as in `evohbde.metrics.f1`."""
 
     sense = "max"
@@ -66,41 +93,42 @@ class F1(Objective):
             raise ValueError(f"`classes` must be 'present' or 'all', got {classes!r}")
         self.average, self.classes, self.name = average, classes, f"f1_{average}"
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return metrics.f1(_confusion(logits, labels), self.average, self.classes)
+    def of_counts(self, confusion: Tensor) -> Tensor:
+        return metrics.f1(confusion, self.average, self.classes)
 
 
-class Accuracy(Objective):
+class Accuracy(CountObjective):
     """Share of samples classified right."""
 
     name, sense = "accuracy", "max"
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return metrics.accuracy(_confusion(logits, labels))
+    def of_counts(self, confusion: Tensor) -> Tensor:
+        return metrics.accuracy(confusion)
 
 
-class Error(Objective):
+class Error(CountObjective):
     """Share of samples classified wrong."""
 
     name, sense = "error", "min"
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return 1 - metrics.accuracy(_confusion(logits, labels))
+    def of_counts(self, confusion: Tensor) -> Tensor:
+        return 1 - metrics.accuracy(confusion)
 
 
-class BalancedAccuracy(Objective):
+class BalancedAccuracy(CountObjective):
     """Mean recall over the classes that occur."""
 
     name, sense = "balanced_accuracy", "max"
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return metrics.balanced_accuracy(_confusion(logits, labels))
+    def of_counts(self, confusion: Tensor) -> Tensor:
+        return metrics.balanced_accuracy(confusion)
 
 
 class CrossEntropy(Objective):
     """Mean cross-entropy in nats; `label_smoothing` as in `torch.nn.CrossEntropyLoss`."""
 
     name, sense = "cross_entropy", "min"
+    has_bound = True
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         if not 0 <= label_smoothing < 1:
@@ -115,6 +143,12 @@ class CrossEntropy(Objective):
             loss = (1 - self.label_smoothing) * loss - self.label_smoothing * log_probability.mean((1, 2))
         return loss
 
+    def total_loss(self, logits: Tensor, labels: Tensor) -> float:
+        return float(self(logits.double()[None], labels)[0]) * len(labels)
+
+    def bound(self, confusion: Tensor, mean_loss: float) -> float:
+        return mean_loss
+
 
 class SmoothF1(Objective):
     """Macro-F1 less a little cross-entropy, so that networks with equal predictions still differ.
@@ -123,6 +157,7 @@ class SmoothF1(Objective):
     """
 
     name, sense = "smooth_f1", "max"
+    has_bound = True
 
     def __init__(self, weight: float = 0.01) -> None:
         self.weight = weight
@@ -130,6 +165,12 @@ class SmoothF1(Objective):
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         return self._f1(logits, labels) - self.weight * self._cross_entropy(logits, labels)
+
+    def total_loss(self, logits: Tensor, labels: Tensor) -> float:
+        return self._cross_entropy.total_loss(logits, labels)
+
+    def bound(self, confusion: Tensor, mean_loss: float) -> float:
+        return self._f1.bound(confusion, 0.0) - self.weight * mean_loss
 
 
 class Divergence(Objective):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from evohbde.data import SuperBatches, TensorData
 from evohbde.evaluator import REPORTED, NetworkEvaluator, check_outputs, score
@@ -16,7 +17,9 @@ from evohbde.layout import ParameterLayout
 from evohbde.objectives import ObjectiveLike, resolve
 from evohbde.problem_base import BaseProblem
 from evohbde.reductions import HistogramBlocking, Reduction
+from evohbde.scale import reduced_stdev, weight_stdev
 from evohbde.stages import CACHE_BYTES
+from evohbde.strategies import Choice
 
 ReductionLike = Reduction | Callable[[Tensor], Reduction]
 
@@ -38,7 +41,9 @@ class NetworkProblem(BaseProblem):
             first objective, taken off a maximised one. Keeps a search on few samples near the trained weights.
         device: Where networks and candidates live; None: the data's device. With actors: `"cpu"`.
         num_actors, num_gpus_per_actor, num_subbatches, subbatch_size, seed: As in EvoTorch.
-        batch_size, stages, cache_bytes: See `NetworkEvaluator`.
+        batch_size, stages, cache_bytes, strategy: See `NetworkEvaluator`.
+        racing: Give up candidates that can no longer reach what the searcher asks for (`evohbde.racing`): the search
+            takes the same way with fewer sample forwards.
 
     Raises:
         ValueError: If data, model, labels, layout and reduction do not fit each other.
@@ -68,6 +73,8 @@ class NetworkProblem(BaseProblem):
         batch_size: int | None = None,
         stages: Sequence[str] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        strategy: str = "auto",
+        racing: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"expected `model` to be a torch.nn.Module, got {type(model).__name__}")
@@ -90,8 +97,17 @@ class NetworkProblem(BaseProblem):
         self.objective_names: tuple[str, ...] = tuple(objective.name for objective in found)
         self._model = model
         self._evaluator = NetworkEvaluator(
-            model, layout, reduction, found, batches.data, batch_size=batch_size, stages=stages, cache_bytes=cache_bytes
+            model,
+            layout,
+            reduction,
+            found,
+            batches.data,
+            batch_size=batch_size,
+            stages=stages,
+            cache_bytes=cache_bytes,
+            strategy=strategy,
         )
+        self.racing = racing
         self._samples_elsewhere = 0.0
         super().__init__(
             [objective.sense for objective in found],
@@ -113,12 +129,32 @@ class NetworkProblem(BaseProblem):
         return self.reduction.center
 
     @property
+    def stdev(self) -> Tensor:
+        """A step of each reduced value that fits the sizes of the weights it moves, `(d,)`: a good `stdev_init`."""
+        theta0 = self.layout.flatten(self._model)
+        return reduced_stdev(self.reduction, weight_stdev(theta0, self.layout.tensor_index))
+
+    @property
     def rescore_parents(self) -> bool:
         return self.batches.rescore_parents
 
     @property
     def num_samples_seen(self) -> float:
         return self._evaluator.num_samples_seen + self._samples_elsewhere
+
+    def count_samples(self, num: float) -> None:
+        """Add sample forwards that were spent elsewhere, on gradients say, to `num_samples_seen`."""
+        self._samples_elsewhere += num
+
+    def outputs(self, z: Tensor, x: Tensor) -> Tensor:
+        """Outputs of one candidate, differentiable in `z` and not counted: `(d,)` and `(B, ...)` to `(B, C)`."""
+        weights = self.layout.views(self.reduction.expand(z))
+        return functional_call(self._model, weights, (x,))
+
+    @property
+    def strategy(self) -> Choice | None:
+        """How candidates are run, and the measurement behind it; None before the first evaluation."""
+        return self._evaluator.choice
 
     def precompute(self) -> None:
         """Compute what lies in front of the searched weights for all samples now, so that generations cost the same.
@@ -151,13 +187,27 @@ class NetworkProblem(BaseProblem):
         z = batch.access_values(keep_evals=True).as_subclass(Tensor)
         steps = self.batches.steps(self.num_calls, self.num_evaluations, len(z))
         scores = torch.empty(len(z), len(self.senses), dtype=torch.float64, device=z.device)
-        for step in steps.unique().tolist():
+        price = self._price(z)
+        different = steps.unique().tolist()
+        contest = self._contest if self.racing and len(different) == 1 else None
+        for step in different:
             rows = (steps == step).nonzero()[:, 0].to(z.device)
-            scores[rows] = self._evaluator(z[rows], self.batches.span(step))
-        if self.pull:
-            sign = 1.0 if self.senses[0] == "min" else -1.0
-            scores[:, 0] += sign * self.pull * (z - self.reduction.center).square().sum(1)
+            scores[rows] = self._evaluator(z[rows], self.batches.span(step), contest, price)
+        self.is_bound = self._evaluator.is_bound if contest is not None else None
+        scores[:, 0] += price
         batch.set_evals(scores.to(self.eval_dtype))
+
+    def _price(self, z: Tensor) -> Tensor:
+        """What `pull` adds to the first objective: `(N,)`, float64."""
+        if not self.pull:
+            return z.new_zeros(len(z), dtype=torch.float64)
+        sign = 1.0 if self.senses[0] == "min" else -1.0
+        return (sign * self.pull * (z - self.reduction.center).square().sum(1)).double()
+
+    def _parallelize(self) -> None:
+        if self.is_main and self._actors is None and (self._num_actors or 0) >= 2:
+            self._evaluator.settle(self.center[None], self.batches.span(0))
+        super()._parallelize()
 
     def _make_sync_data_for_actors(self) -> dict[str, int]:
         return {"num_calls": self.num_calls, "num_evaluations": self.num_evaluations}
@@ -244,6 +294,12 @@ class ReducedProblem(BaseProblem):
     def center(self) -> Tensor:
         """The point from which the reduction was built, `(d,)`."""
         return self.reduction.center
+
+    @property
+    def stdev(self) -> Tensor | None:
+        """A step of each reduced value that makes steps of the inner problem's `stdev`; None where that has none."""
+        inner = getattr(self.problem, "stdev", None)
+        return None if inner is None else reduced_stdev(self.reduction, inner)
 
     def decode(self, z: Solution | Tensor) -> Tensor:
         """Full vector(s) of a `Solution` or of `(..., d)`, clipped into the inner problem's bounds."""

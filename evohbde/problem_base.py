@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from evotorch import Problem, SolutionBatch
+from torch import Tensor
+
+from evohbde.racing import Contest
 
 
 def check_senses(senses: str | Iterable[str]) -> list[str]:
@@ -28,8 +31,11 @@ class BaseProblem(Problem):
     - actors of a clone or an unpickled problem are prepared anew, and `kill_actors` may come at any time;
     - a candidate whose score is not finite gets the worst finite score, under either sense, and never becomes the best;
     - `status` has `num_evaluations` and `num_samples_seen`, and the best solution also on an accelerator;
+    - what searchers must reach may be told (`contest`), and scores that are bounds only enter no statistics;
     - `num_actors="num_devices"` on an accelerator means no actors, as documented.
     """
+
+    takes_contest = True
 
     def __init__(self, objective_sense: str | Iterable[str], **options: Any) -> None:
         senses = check_senses(objective_sense)
@@ -39,6 +45,8 @@ class BaseProblem(Problem):
             options["num_actors"] = 0
         self.num_calls = 0
         self.num_evaluations = 0
+        self.is_bound: Tensor | None = None
+        self._contest: Contest | None = None
         super().__init__(senses if len(senses) > 1 else senses[0], **options)
 
     def seed(self, seed: int | None = None) -> None:
@@ -55,8 +63,20 @@ class BaseProblem(Problem):
         """Whether scores of an earlier `evaluate` are no longer comparable; searchers that keep survivors ask this."""
         return False
 
-    def evaluate(self, x: Any) -> None:
-        super().evaluate(x)
+    def evaluate(self, x: Any, *, contest: tuple[Tensor, Tensor] | None = None) -> None:
+        """Score a batch in place.
+
+        Args:
+            x: `SolutionBatch` or `Solution`.
+            contest: What each candidate has to reach (`evohbde.racing.Contest`). One that cannot reach it any more may
+                be given up early: its score then is a bound, and `is_bound` says so. Ignored where the problem, or
+                actors, cannot do that.
+        """
+        self._contest, self.is_bound = None if contest is None else Contest(*contest), None
+        try:
+            super().evaluate(x)
+        finally:
+            self._contest = None
         if self.is_main:
             self.num_calls += 1
             self.num_evaluations += len(x) if isinstance(x, SolutionBatch) else 1
@@ -69,6 +89,14 @@ class BaseProblem(Problem):
         for column, sense in enumerate(self.senses):
             scores = batch._evdata[:, column]
             scores[~torch.isfinite(scores)] = worst if sense == "min" else -worst
+
+    def _get_best_and_worst(self, batch: SolutionBatch) -> dict | None:
+        if self.is_bound is None or not bool(self.is_bound.any()):
+            return super()._get_best_and_worst(batch)
+        exact = (~self.is_bound).nonzero()[:, 0]
+        if len(exact) == 0:
+            return super()._get_best_and_worst(self._best[0].to_batch()) if self._best else {}
+        return super()._get_best_and_worst(batch[exact])
 
     def _parallelize(self) -> None:
         generator = self.generator

@@ -9,18 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-NORM_LAYERS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
-
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """BatchNorm layers that keep running statistics, in the order of definition."""
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-
-
-def norm_parameter_names(model: nn.Module) -> list[str]:
-    """Names of the weights and biases of all normalisation layers, in the order of definition."""
-    owners = {name for name, module in model.named_modules() if isinstance(module, NORM_LAYERS)}
-    return [name for name, _ in model.named_parameters() if name.rpartition(".")[0] in owners]
 
 
 def by_depth(profile: Sequence[float], count: int) -> list[float]:

@@ -22,8 +22,8 @@ def run_until(
     """Step any EvoTorch searcher, ours or not, until a limit is reached, and say which.
 
     Budgets are never exceeded but by the first step: the run ends before a step that does not fit any more, which is
-    taken to cost as much as the last one where the searcher does not know (`next_num_evaluations`). Ctrl-C ends the
-    run and loses the generation in flight; the searcher stays usable.
+    taken to cost as much as the last one where the searcher does not know (`next_num_evaluations`,
+    `next_num_samples`). Ctrl-C ends the run and loses the generation in flight; the searcher stays usable.
 
     Args:
         searcher: The search algorithm.
@@ -103,7 +103,7 @@ class _Watch:
     def update(self) -> str | None:
         growth = self._growth()
         for budget, spent in zip(self.budgets, (self.counter.total, self._samples() - self.first_samples), strict=True):
-            if budget.is_spent(spent, growth):
+            if budget.is_spent(spent, growth, getattr(self.searcher, f"next_{budget.name}", None)):
                 return budget.name
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return "seconds"
@@ -137,7 +137,7 @@ class _Budget:
     def __init__(self, name: str, limit: float | None) -> None:
         self.name, self.limit, self.spent = name, limit, 0.0
 
-    def is_spent(self, spent: float, growth: float) -> bool:
+    def is_spent(self, spent: float, growth: float, upcoming: float | None) -> bool:
         if self.limit is None:
             return False
         if not spent:
@@ -146,7 +146,7 @@ class _Budget:
                 "the searcher scores candidates in its actors (distributed=True)"
             )
         last_step, self.spent = spent - self.spent, spent
-        return spent + growth * last_step > self.limit
+        return spent + (growth * last_step if upcoming is None else upcoming) > self.limit
 
 
 class _Counter:

@@ -20,9 +20,10 @@ from torch import nn
 from evohbde.data import SuperBatches, TensorData, stratified_order
 from evohbde.gate import Gate
 from evohbde.layout import ParameterLayout
+from evohbde.parts import head_names, norm_names
 from evohbde.preset_base import Assignment, Outcome
 from evohbde.problem import NetworkProblem
-from evohbde.recalibrate import batch_norms, by_depth, norm_parameter_names, recalibrated
+from evohbde.recalibrate import batch_norms, by_depth, recalibrated
 from evohbde.reductions import HistogramBlocking, Identity, Reduction
 from evohbde.sensitivity import probe_stdev
 
@@ -239,7 +240,7 @@ class _Run:
 
     def _search_head(self, gate_size: int) -> nn.Module | None:
         job, switches, network = self.job, self.switches, self.network
-        names = _head_names(network)
+        names = head_names(network)
         if not names or self._is_spent(gate_size):
             return None
         layout = ParameterLayout(network, names)
@@ -296,19 +297,9 @@ class _Run:
         return job.interrupted or few or (job.samples_left is not None and job.samples_left <= reserve + 100)
 
 
-def _head_names(model: nn.Module) -> list[str]:
-    """Searchable parameters of the last linear layer."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        return []
-    prefix = f"{linear[-1]}." if linear[-1] else ""
-    return [name for name, p in model.named_parameters() if name.rpartition(".")[0] + "." == prefix and p.requires_grad]
-
-
 def _front_names(model: nn.Module) -> list[str]:
     """Searchable weights and biases of the first third of the normalisation layers."""
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    names = [name for name in norm_parameter_names(model) if name in trainable]
+    names = norm_names(model)
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
     first = set(layers[: ceil(len(layers) / 3)])
     return [name for name in names if name.rpartition(".")[0] in first]

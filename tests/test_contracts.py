@@ -8,13 +8,18 @@ from evohbde import reductions
 from evohbde.layout import ParameterLayout
 from evohbde.reductions import (
     Chain,
+    ChannelScaling,
+    GroupMask,
     HistogramBlocking,
     Identity,
     KMeansBlocking,
+    LowRank,
     QuantileBlocking,
     RandomBlocking,
     RandomProjection,
     Reduction,
+    Subspace,
+    channel_groups,
 )
 from evohbde.testing import check_reduction
 
@@ -22,6 +27,26 @@ from evohbde.testing import check_reduction
 def weights(dtype: torch.dtype = torch.float32) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return (0.1 * torch.randn(1_500, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+SHAPES = ((20, 5, 3, 3), (20,), (29, 20))
+"""Of the 1,500 weights as a convolution, a vector and a matrix."""
+
+SOME = torch.arange(1_500) % 7 == 0
+
+
+def with_zeros(theta0):
+    return theta0 * (torch.arange(1_500) >= 100)
+
+
+def masked_blocks(theta0):
+    outer = HistogramBlocking(theta0, 300)
+    return Chain(outer, GroupMask(outer.center, torch.arange(outer.dim)))
+
+
+def low_rank_part(theta0):
+    outer = Subspace(theta0, torch.arange(1_500) >= 920, mode="offset")
+    return Chain(outer, LowRank(outer.center, SHAPES[2:], rank=3))
 
 
 def chain(theta0):
@@ -46,22 +71,53 @@ REDUCTIONS = {
     "random": lambda theta0: RandomBlocking(theta0, num_blocks=64),
     "projection, sparse": lambda theta0: RandomProjection(theta0, 50, num_nonzeros=3),
     "chain": chain,
+    "low rank": lambda theta0: LowRank(theta0, SHAPES),
+    "low rank, all options": lambda theta0: LowRank(theta0, SHAPES, rank=3, scale=0.5, include_vectors=True),
+    "low rank, A frozen": lambda theta0: LowRank(theta0, SHAPES, freeze_a=True),
+    "low rank, A frozen, all options": lambda theta0: LowRank(
+        theta0, SHAPES, rank=50, scale=3.0, freeze_a=True, include_vectors=True
+    ),
+    "low rank, inner": low_rank_part,
+    "low rank, outer": lambda theta0: Chain(
+        LowRank(theta0, SHAPES, freeze_a=True), RandomBlocking(LowRank(theta0, SHAPES, freeze_a=True).center, 9)
+    ),
+    "subspace": lambda theta0: Subspace(theta0, SOME),
+    "subspace, offset": lambda theta0: Subspace(theta0, SOME, mode="offset"),
+    "channel scaling": lambda theta0: ChannelScaling(theta0, SHAPES),
+    "channel scaling, vectors": lambda theta0: ChannelScaling(theta0, SHAPES, include_vectors=True),
+    "channel scaling, zero channels": lambda theta0: ChannelScaling(with_zeros(theta0), SHAPES),
+    "mask": lambda theta0: GroupMask(theta0, torch.arange(1_500) % 30),
+    "mask, exempt": lambda theta0: GroupMask(theta0, channel_groups(SHAPES), threshold=0.0),
+    "mask, zero groups": lambda theta0: GroupMask(with_zeros(theta0), torch.arange(1_500) // 10),
+    "mask, inner": masked_blocks,
     "random, replace": lambda theta0: RandomBlocking(theta0, num_blocks=64, mode="replace"),
 }
 
 # A kind that is exported but not listed above is checked with its defaults; one that needs more must be listed.
-ABSTRACT = {"Reduction", "Blocking", "Chain"}
-EXPORTED = {
-    name: kind
-    for name, kind in vars(reductions).items()
-    if isinstance(kind, type) and issubclass(kind, Reduction) and name not in ABSTRACT
+ABSTRACT = {"Reduction", "Blocking"}
+LISTED = {"Chain", "ChannelScaling", "GroupMask", "LowRank", "Subspace"}
+KINDS = {
+    name: kind for name, kind in vars(reductions).items() if isinstance(kind, type) and issubclass(kind, Reduction)
 }
+EXPORTED = {name: kind for name, kind in KINDS.items() if name not in ABSTRACT | LISTED}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("build", [*REDUCTIONS.values(), *EXPORTED.values()], ids=[*REDUCTIONS, *EXPORTED])
 def test_every_reduction_keeps_the_contract(build, dtype):
     check_reduction(build(weights(dtype)))
+
+
+def test_every_exported_kind_is_checked():
+    assert {type(build(weights())).__name__ for build in REDUCTIONS.values()} | set(EXPORTED) == set(KINDS) - ABSTRACT
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "name", [name for name in REDUCTIONS if name.startswith(("low rank", "subspace", "ch", "mask"))]
+)
+def test_parts_of_half_precision_weights_keep_the_contract(name, dtype):
+    check_reduction(REDUCTIONS[name](weights(dtype)), atol=0.03)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -97,6 +153,69 @@ class OfYourOwn(Reduction):
 
 def test_a_reduction_of_ones_own_needs_two_methods():
     check_reduction(OfYourOwn(weights()))
+
+
+class TwoForOne(OfYourOwn):
+    """Each weight is the sum of two values, of which `reduce` finds one pair among many."""
+
+    is_unique = False
+
+    def __init__(self, theta0: Tensor) -> None:
+        super().__init__(theta0)
+        self.dim = 2 * theta0.numel()
+        self.center = torch.cat([theta0, torch.zeros_like(theta0)])
+        self.lower, self.upper = self.center - 1, self.center + 1
+
+    def expand(self, z: Tensor) -> Tensor:
+        self.check_z(z)
+        return z[..., : self.full_dim] + z[..., self.full_dim :]
+
+    def reduce(self, theta: Tensor) -> Tensor:
+        self.check_theta(theta)
+        return torch.cat([theta, torch.zeros_like(theta)], dim=-1)
+
+
+class Signs(OfYourOwn):
+    """The weights are signs, of which a value says only which."""
+
+    is_binary = True
+
+    def __init__(self, theta0: Tensor) -> None:
+        super().__init__(theta0)
+        self.center = (self.center > 0).to(theta0)
+
+    def expand(self, z: Tensor) -> Tensor:
+        return super().expand((z > 0.5).to(z) * 2 - 1)
+
+    def reduce(self, theta: Tensor) -> Tensor:
+        return (super().reduce(theta) + 1) / 2
+
+
+@pytest.mark.parametrize("kind", [TwoForOne, Signs])
+def test_a_reduction_may_declare_the_weaker_law_or_binary_values(kind):
+    check_reduction(kind(weights()))
+
+
+class Undeclared(TwoForOne):
+    is_unique = True
+
+
+class NoWeakLaw(TwoForOne):
+    def reduce(self, theta):
+        return 1.01 * super().reduce(theta)
+
+
+class NotBinary(Signs):
+    is_binary = False
+
+
+class NoLawOfBits(Signs):
+    def reduce(self, theta):
+        return 1 - super().reduce(theta)
+
+
+class NumberForBool(OfYourOwn):
+    is_unique = 1
 
 
 class NoLaw(OfYourOwn):
@@ -203,6 +322,11 @@ class ColumnCenter(OfYourOwn):
     ("kind", "clause"),
     [
         (NoLaw, r"reduce\(expand\(z\)\) != z"),
+        (Undeclared, r"reduce\(expand\(z\)\) != z inside"),
+        (NoWeakLaw, r"expand\(reduce\(expand\(z\)\)\) != expand\(z\)"),
+        (NotBinary, r"reduce\(expand\(z\)\) != z inside"),
+        (NoLawOfBits, r"reduce\(expand\(z\)\) != z"),
+        (NumberForBool, "`is_unique` must be True or False"),
         (NoBatches, r"`reduce` must return shape \(750,\)"),
         (NoType, "`expand` must keep the type torch.float32"),
         (MixedRows, r"expand of a batch \(2, 3\) differs"),

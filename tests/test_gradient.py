@@ -102,6 +102,32 @@ def test_a_lone_sample_left_over_is_no_error():
     train(network(), blobs(3).subset(torch.tensor([2])), num_samples=9)
 
 
+def plain() -> nn.Sequential:
+    return nn.Sequential(*[module for module in network() if not isinstance(module, nn.BatchNorm1d)])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "sizes"), [("gd", [90]), ("sgd", [1] * 90), ("adam", [90]), ("Adam", [90]), ("ftrl", [90])]
+)
+def test_the_name_of_the_optimizer_says_how_many_samples_a_step_takes(optimizer, sizes):
+    spent, model = [0], plain()
+    before = flat(model)
+    train(model, blobs(), num_samples=270, optimizer=optimizer, after_step=spent.append)
+    assert [(later - earlier) // 3 for earlier, later in pairwise(spent)] == sizes
+    assert not torch.equal(flat(model), before)
+
+
+def test_a_step_on_single_samples_is_made_where_batch_norm_does_not_forbid_it():
+    data, model = blobs(3), nn.Linear(2, 3)
+    weights = nn.Parameter(model.weight.detach().clone()), nn.Parameter(model.bias.detach().clone())
+    train(model, data, num_samples=9, optimizer="sgd", lr=0.1, seed=7)
+    for i in torch.randperm(3, generator=torch.Generator().manual_seed(7)).tolist():
+        loss = functional.cross_entropy(functional.linear(data.x[i : i + 1], *weights), data.y[i : i + 1])
+        for one, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            one.data -= 0.1 * gradient
+    torch.testing.assert_close(model.weight, weights[0])
+
+
 def test_pretraining_is_epochs_of_adam():
     data = blobs()
     expected = train(network(), data, num_samples=3 * 2 * 90, optimizer="Adam", lr=1e-3, batch_size=128, seed=4)
@@ -113,7 +139,11 @@ def test_pretraining_is_epochs_of_adam():
 @pytest.mark.parametrize(
     ("model", "options", "remedy"),
     [
-        (network(), {"optimizer": "adam"}, "no optimizer 'adam'; try 'Adam', 'SGD' or 'AdamW'"),
+        (network(), {"optimizer": "adamm"}, "unknown optimizer 'adamm'; known: GD, SGD"),
+        (network(), {"optimizer": "lbfgs"}, "LBFGS computes the loss several times a step.* run it by GradientSearch"),
+        (network(), {"optimizer": "SGD"}, "no statistics of a single sample: give `batch_size` of at least 2"),
+        (network(), {"batch_size": 0}, "`batch_size` must be at least 1 sample, got 0"),
+        (network(), {"lr": float("inf")}, "`lr` must be a finite number >= 0, got inf"),
         (network().requires_grad_(False), {}, "no parameter with requires_grad=True: nothing to train"),
         (nn.Linear(3, 3), {}, r"the model fails on inputs of shape \(2, 2\) and type torch.float32"),
         (nn.Linear(2, 2), {}, "labels reach 2 but the model has only 2 outputs: give it at least 3"),

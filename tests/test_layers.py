@@ -15,11 +15,21 @@ PACKAGE = "evohbde"
 
 # A room is a module or subpackage right below evohbde; it imports rooms of its own layer or of lower ones.
 LAYERS = (
-    {"layout", "metrics", "data", "statistics", "reductions"},
-    {"objectives", "stages", "evaluator", "searchers", "run"},
-    {"problem_base", "problem", "pymoo_bridge", "checkpoint", "testing", "history", "judge", "record"},
+    {"layout", "parts", "metrics", "data", "statistics", "optimizers", "reductions", "scale"},
+    {"objectives", "stages", "strategies", "engine", "racing", "evaluator", "searchers", "run"},
+    {
+        "problem_base",
+        "problem",
+        "pymoo_bridge",
+        "checkpoint",
+        "testing",
+        "searcher_contract",
+        "history",
+        "judge",
+        "record",
+    },
     {"gradient", "gate", "recalibrate", "sensitivity", "preset_base", "hbde_2024", "staged", "finetune"}
-    | {"plots", "report", "rundir", "pruning", "compress"},
+    | {"gradient_searcher", "plots", "report", "rundir", "pruning", "compress"},
     {"compare"},
     {"api", "references", "progress", "tune", "cli", "__main__"},
 )
@@ -29,7 +39,7 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 ONLY = {"searchers": {"searchers", "run"}, "reductions": {"reductions"}}
 
 # An optional package is imported in one room, so that the others work without it.
-ONE_IMPORTER = {"matplotlib": "plots", "pymoo": "pymoo_bridge"}
+ONE_IMPORTER = {"matplotlib": "plots", "pymoo": "pymoo_bridge", "pytorch_optimizer": "optimizers"}
 
 FOLDERS = ("evohbde", "problems", "tests", "examples", "benchmarks")
 MAX_LINES = 400

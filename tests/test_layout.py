@@ -92,6 +92,16 @@ def test_integer_complex_and_empty_parameters_are_left_out(network):
     assert len(ParameterLayout(network, include_frozen=True).names) == 6
 
 
+def test_a_mask_marks_the_weights_of_the_chosen_parameters(network):
+    layout = ParameterLayout(network)
+    for include, exclude in (("*", ()), ("*.bias", ()), ("*", "*.bias")):
+        chosen = ParameterLayout(network, include, exclude).names
+        expected = [name in chosen for name, size in zip(layout.names, layout.sizes, strict=True) for _ in range(size)]
+        assert layout.mask(include, exclude).tolist() == expected
+    with pytest.raises(ValueError, match=r"`include` pattern 'nothing\.\*' matches no parameter"):
+        layout.mask("nothing.*")
+
+
 def test_flatten_and_load_are_inverse(network):
     layout = ParameterLayout(network, exclude="1.*")
     theta = torch.arange(layout.size, dtype=torch.float32)

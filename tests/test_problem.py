@@ -104,7 +104,7 @@ def test_BatchNorm_keeps_its_statistics():
     problem = problem_of(cnn())
     kept = {name: buffer.clone() for name, buffer in cnn().named_buffers()}
     scores_of(problem, candidates(problem))
-    networks = [problem._evaluator.working.network, problem.make_network(candidates(problem)[0])]
+    networks = [problem._evaluator.engine.working.network, problem.make_network(candidates(problem)[0])]
     for network in networks:
         assert all(torch.equal(buffer, kept[name]) for name, buffer in network.named_buffers())
         assert not any(module.training for module in network.modules())

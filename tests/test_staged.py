@@ -10,9 +10,10 @@ from torch.nn import functional
 from evohbde import HistogramBlocking, ParameterLayout, TensorData, fine_tune
 from evohbde.evaluator import predict
 from evohbde.gate import Gate
-from evohbde.recalibrate import batch_norms, by_depth, norm_parameter_names, recalibrated
+from evohbde.parts import head_names, norm_names
+from evohbde.recalibrate import batch_norms, by_depth, recalibrated
 from evohbde.sensitivity import probe_stdev
-from evohbde.staged import Staged, _front_names, _head_names
+from evohbde.staged import Staged, _front_names
 from problems.networks import initialised, resnet20
 
 
@@ -84,7 +85,7 @@ class TestRecalibration:
 class TestNames:
     def test_head_and_front_of_a_resnet(self):
         model = resnet20()
-        assert _head_names(model) == ["linear.weight", "linear.bias"]
+        assert head_names(model) == ["linear.weight", "linear.bias"]
         front = _front_names(model)
         assert front[:2] == ["bn1.weight", "bn1.bias"]
         assert len(front) == 14
@@ -93,10 +94,10 @@ class TestNames:
     def test_frozen_parameters_are_left_out_and_missing_parts_are_empty(self):
         model = conv_net()
         model[10].weight.requires_grad_(False)
-        assert _head_names(model) == ["10.bias"]
-        assert _head_names(nn.Sequential(nn.Conv2d(1, 1, 1))) == []
+        assert head_names(model) == ["10.bias"]
+        assert head_names(nn.Sequential(nn.Conv2d(1, 1, 1))) == []
         assert _front_names(nn.Sequential(nn.Linear(2, 2))) == []
-        assert norm_parameter_names(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))) == ["1.weight", "1.bias"]
+        assert norm_names(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))) == ["1.weight", "1.bias"]
 
 
 class TestProbe:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -29,12 +31,32 @@ def check_weights(theta0: Tensor, argument: str = "theta0") -> Tensor:
     return theta0
 
 
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def check_shapes(shapes: Iterable[Iterable[int]], size: int) -> Shapes:
+    """Return the shapes of the tensors in a flat vector of `size` weights as plain numbers, if they fill it."""
+    found = tuple(tuple(int(length) for length in shape) for shape in shapes)
+    held = sum(prod(shape) for shape in found)
+    if held != size:
+        raise ValueError(f"`shapes` hold {held:,} weights, `theta0` has {size:,}: pass layout.shapes of its own layout")
+    return found
+
+
+def start_width(weights: Tensor) -> float:
+    """Half the width of a first range around these weights: a tenth of their root mean square."""
+    return 0.1 * float(weights.square().mean().sqrt().clamp(min=1e-3))
+
+
 class Reduction:
     """A map between full weights `theta`, `(..., D)`, and reduced ones `z`, `(..., d)`.
 
-    Law: `reduce(expand(z)) == z` up to rounding. A subclass sets the tensors named in `_tensors` and the plain values
-    named in `_options` as attributes, and fills in `expand` and `reduce`; moving, saving and loading then work by
-    themselves. `check_reduction` of `evohbde.testing` runs the contract.
+    Law: `reduce(expand(z)) == z` up to rounding. Where several `z` give the same weights, a reduction says so by
+    `is_unique = False`, and the law is `expand(reduce(expand(z))) == expand(z)`.
+
+    A subclass sets the tensors named in `_tensors` and the plain values named in `_options` as attributes, and fills in
+    `expand` and `reduce`; moving, saving and loading then work by themselves. `check_reduction` of `evohbde.testing`
+    runs the contract.
     """
 
     _tensors: tuple[str, ...] = ()
@@ -44,6 +66,10 @@ class Reduction:
     """`d`, the number of reduced values."""
     full_dim: int
     """`D`, the number of weights."""
+    is_unique: bool = True
+    """Whether each `theta` comes from one `z` only."""
+    is_binary: bool = False
+    """Whether `z` is a row of decisions, 0 or 1: the law then holds for these, and `expand` has no gradient."""
     center: Tensor
     """Reduced values of the network as given: `reduce(theta0)`, `(d,)`."""
     lower: Tensor
@@ -138,7 +164,7 @@ class Identity(Reduction):
         self.dim = self.full_dim = theta0.numel()
         self.theta0 = theta0
         self.center = theta0.clone() if mode == "replace" else torch.zeros_like(theta0)
-        width = 0.1 * theta0.square().mean().sqrt().clamp(min=1e-3)
+        width = start_width(theta0)
         self.lower, self.upper = self.center - width, self.center + width
 
     def expand(self, z: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from evohbde.reductions.base import Reduction, check_weights
+from evohbde.reductions.base import Reduction, check_weights, start_width
 
 DENSE_BYTES = 2 << 30
 """A dense projection beyond this size is refused: the sparse one does the same work."""
@@ -60,7 +60,7 @@ class RandomProjection(Reduction):
         generator = generator or torch.Generator().manual_seed(0)
         self.theta0, self.dim, self.full_dim, self.num_nonzeros = theta0, dim, size, num_nonzeros
         self.center = theta0.new_zeros(dim)
-        width = 0.1 * float(theta0.square().mean().sqrt().clamp(min=1e-3)) * (size / dim) ** 0.5
+        width = start_width(theta0) * (size / dim) ** 0.5
         self.lower, self.upper = self.center - width, self.center + width
         self._draw(generator)
 
@@ -111,11 +111,11 @@ class Chain(Reduction):
     """One reduction behind another: `theta = outer.expand(inner.expand(z))`.
 
     Args:
-        outer: Makes the full weights from what `inner` makes.
+        outer: Makes the full weights from what `inner` makes; its own values must be recoverable.
         inner: The searched one; its `full_dim` is `outer.dim`. Build it from `outer.center`.
 
     Raises:
-        ValueError: If the two do not fit.
+        ValueError: If the two do not fit, or `outer` is not unique or binary.
     """
 
     _options = ("dim", "full_dim", "outer_state", "inner_state")
@@ -125,12 +125,25 @@ class Chain(Reduction):
             raise ValueError(
                 f"`inner` expands to {inner.full_dim} values but `outer` takes {outer.dim}: build it from outer.center"
             )
+        if outer.is_binary or not outer.is_unique:
+            raise ValueError(
+                f"`outer` must give its values back, which {type(outer).__name__} does not: make it the inner one, or "
+                "for LowRank pass freeze_a=True"
+            )
         self.outer, self.inner = outer, inner.to(outer.device)
         self.dim, self.full_dim = inner.dim, outer.full_dim
 
     @property
     def center(self) -> Tensor:  # type: ignore[override]
         return self.inner.center
+
+    @property
+    def is_unique(self) -> bool:  # type: ignore[override]
+        return self.inner.is_unique
+
+    @property
+    def is_binary(self) -> bool:  # type: ignore[override]
+        return self.inner.is_binary
 
     @property
     def lower(self) -> Tensor:  # type: ignore[override]

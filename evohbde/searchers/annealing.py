@@ -8,6 +8,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
+from evohbde.searchers.base import StdevInit
 from evohbde.searchers.chains import ChainSearcher, is_failed, replace, shares_to_move
 
 COOLINGS = ("geometric", "logarithmic", "adaptive")
@@ -15,6 +16,7 @@ BISECTIONS = 60
 TEMPERATURE_ADAPTATION = 0.2
 STEP_ADAPTATION = 0.1
 MIN_STEP_SIZE = 1e-12
+CONTEST_SLACK = 1e-4
 
 
 def metropolis(loss_change: Tensor, temperature: Tensor | float, uniform: Tensor) -> Tensor:
@@ -113,7 +115,7 @@ class SimulatedAnnealing(ChainSearcher):
         cooling_rate: float = 0.99,
         steps_per_level: int = 1,
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: str | None = None,
@@ -156,6 +158,7 @@ class SimulatedAnnealing(ChainSearcher):
         self._acceptance_rate = self._number(None)
         self._step_size = self._number(1.0)
         self._num_moves = 0
+        self._uniform = torch.ones(popsize, device=problem.device)
         self._start_reporting()
 
     @property
@@ -164,16 +167,27 @@ class SimulatedAnnealing(ChainSearcher):
         return self._kept["best"]
 
     def neighbours(self, incumbents: Tensor) -> Tensor:
+        self._uniform = self.rand(len(incumbents))
         step = self._step_size * self.neighbour_stdev * self.randn(*incumbents.shape)
         if self.move_rate < 1:
             step = torch.where(shares_to_move(self.rand(*step.shape), self.move_rate), step, 0)
         return (incumbents + step).to(incumbents.dtype)
 
+    def contest(self) -> tuple[Tensor, Tensor] | None:
+        """The draw of Metropolis' rule is made beforehand, so it is known how much worse a neighbour may be."""
+        if not self._is_started or not self._is_measured or self.cooling == "adaptive" or self._will_rescore():
+            return None
+        score, rival = self.duels(self._population, is_rescored=False)
+        allowed = -self._scheduled_temperature() * self._uniform.log()
+        # A little more than allowed: what rounding may decide shall be decided by the full score.
+        allowed = allowed * (1 + CONTEST_SLACK) + CONTEST_SLACK * score.abs()
+        return (score - self.sign * allowed).to(score.dtype), rival
+
     def _move(self, z: Tensor, scores: Tensor) -> None:
         old, new = self.utility(self._population._evdata), self.utility(scores)
         change = self._loss_change(old, new)
         self._set_temperature(change)
-        accepted = metropolis(change, self._temperature, self.rand(self.popsize))
+        accepted = metropolis(change, self._temperature, self._uniform)
         replace(self._population, accepted, z, scores)
         self._keep_better("best")
         self._acceptance_rate = accepted.to(change.dtype).mean()
@@ -195,14 +209,18 @@ class SimulatedAnnealing(ChainSearcher):
             self._is_measured = not bool(self._temperature.isnan())
             self._num_moves = 0
             return
+        if self.cooling != "adaptive":
+            self._temperature = self._scheduled_temperature()
+            return
         level, is_new_level = divmod(self._num_moves, self.steps_per_level)
-        if self.cooling == "adaptive":
-            if not is_new_level:
-                self._adapt_temperature(change, self.acceptance_init * geometric_cooling(level, self.cooling_rate))
-        elif self.cooling == "logarithmic":
-            self._temperature = self._temperature_init * logarithmic_cooling(level)
-        else:
-            self._temperature = self._temperature_init * geometric_cooling(level, self.cooling_rate)
+        if not is_new_level:
+            self._adapt_temperature(change, self.acceptance_init * geometric_cooling(level, self.cooling_rate))
+
+    def _scheduled_temperature(self) -> Tensor:
+        level = self._num_moves // self.steps_per_level
+        if self.cooling == "logarithmic":
+            return self._temperature_init * logarithmic_cooling(level)
+        return self._temperature_init * geometric_cooling(level, self.cooling_rate)
 
     def _adapt_temperature(self, change: Tensor, wanted: float) -> None:
         """A damped Newton step in log T: there, log acceptance has a slope of about -log(wanted)."""

@@ -10,6 +10,28 @@ from evotorch import Problem, Solution, SolutionBatch
 from evotorch.algorithms.searchalgorithm import SearchAlgorithm, SinglePopulationAlgorithmMixin
 from torch import Tensor
 
+StdevInit = float | Tensor | str | None
+"""Standard deviation of a first population: a number, one per value `(d,)`, `"auto"`, or None for initial bounds."""
+
+
+def resolve_stdev(problem: Problem, stdev_init: StdevInit) -> float | Tensor | None:
+    """The standard deviation as given, or for `"auto"` the problem's own, `problem.stdev`.
+
+    Raises:
+        ValueError: If it is another string, or the problem has no `stdev`.
+    """
+    if not isinstance(stdev_init, str):
+        return stdev_init
+    if stdev_init != "auto":
+        raise ValueError(f"`stdev_init` must be a number, one number per value, or 'auto', got {stdev_init!r}")
+    stdev = getattr(problem, "stdev", None)
+    if stdev is None:
+        raise ValueError(
+            f"stdev_init='auto' needs a problem with a `stdev` of its own, such as a NetworkProblem, and "
+            f"{type(problem).__name__} has none: give a number or one number per value"
+        )
+    return stdev
+
 
 class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
     """A native EvoTorch searcher that is driven by `ask` and `tell`.
@@ -61,18 +83,39 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
         """Take the scores of what `ask` gave: `(n, d)` and `(n,)` or `(n, M)`, in the problem's own senses."""
         raise NotImplementedError
 
+    def contest(self) -> tuple[Tensor, Tensor] | None:
+        """What the candidates of the last `ask` have to reach; a problem may give up those that cannot any more.
+
+        Returns:
+            Scores to be reached, `(n,)`, NaN where there is none, and the rows of the same batch whose score is to be
+            reached instead, `(n,)`, -1 where there is none (`evohbde.racing.Contest`); None if all must be scored.
+        """
+        return None
+
     def _step(self) -> None:
         z = self.ask()
         batch = SolutionBatch(self.problem, popsize=len(z), device=z.device, empty=True)
         batch.set_values(z)
-        self.problem.evaluate(batch)
+        contest = self.contest() if getattr(self.problem, "takes_contest", False) else None
+        if contest is None:
+            self.problem.evaluate(batch)
+        else:
+            self.problem.evaluate(batch, contest=contest)
         self.tell(z, batch._evdata)
+
+    def duels(self, population: SolutionBatch, is_rescored: bool) -> tuple[Tensor, Tensor]:
+        """The contest in which row i meets individual i, which has its score or is scored again behind all rows."""
+        threshold, popsize = population._evdata[:, self._obj_index].clone(), len(population)
+        nobody = torch.full((popsize,), -1, dtype=torch.int64, device=threshold.device)
+        if not is_rescored:
+            return threshold, nobody
+        rows = torch.arange(popsize, 2 * popsize, device=threshold.device)
+        return threshold.new_full((2 * popsize,), torch.nan), torch.cat([rows, nobody])
 
     def utility(self, scores: Tensor) -> Tensor:
         """Higher is better, NaN is worst: `(n,)` or `(n, M)` scores to `(n,)`."""
         column = scores[:, self._obj_index] if scores.ndim == 2 else scores
-        utility = column * self.sign
-        return torch.where(utility.isnan(), -torch.inf, utility)
+        return (column * self.sign).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
     def rand(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1) from the problem's own generator, in float32 at least."""
@@ -90,10 +133,13 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
         self,
         popsize: int,
         center_init: Tensor | Solution | None,
-        stdev_init: float | Tensor | None,
+        stdev_init: StdevInit,
         initial_population: SolutionBatch | Tensor | None,
     ) -> Tensor:
-        """First candidates, `(popsize, d)`: given, normal around a centre, or uniform in the initial bounds."""
+        """First candidates, `(popsize, d)`: given, normal around a centre, or uniform in the initial bounds.
+
+        With `stdev_init="auto"` the deviation is the problem's own, and the centre itself is the first candidate.
+        """
         problem = self.problem
         if initial_population is not None:
             return self._given(initial_population, popsize)
@@ -110,10 +156,13 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
             lower, upper = problem.initial_lower_bounds, problem.initial_upper_bounds
             return lower + (upper - lower) * self.rand(popsize, problem.solution_length)
         center = self.center_values(center_init, "stdev_init")
-        stdev = torch.as_tensor(stdev_init, device=problem.device, dtype=problem.dtype)
+        stdev = torch.as_tensor(resolve_stdev(problem, stdev_init), device=problem.device, dtype=problem.dtype)
         if bool((stdev < 0).any()) or not bool(torch.isfinite(stdev).all()):
             raise ValueError(f"`stdev_init` must be finite and not negative, got {stdev_init}")
-        return center + stdev * self.randn(popsize, problem.solution_length)
+        values = center + stdev * self.randn(popsize, problem.solution_length)
+        if isinstance(stdev_init, str):
+            values[0] = center
+        return values
 
     def center_values(self, center_init: Tensor | Solution | None, needed_by: str) -> Tensor:
         """The centre as given, else the problem's own: `(d,)`."""

@@ -9,7 +9,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
-from evohbde.searchers.base import PopulationSearcher
+from evohbde.searchers.base import PopulationSearcher, StdevInit, resolve_stdev
 from evohbde.searchers.bounds import Bounds
 
 
@@ -48,7 +48,7 @@ class ChainSearcher(PopulationSearcher):
         *,
         popsize: int,
         center_init: Tensor | Solution | None,
-        stdev_init: float | Tensor | None,
+        stdev_init: StdevInit,
         initial_population: SolutionBatch | Tensor | None,
         include_center: bool,
         bounds: str | None,
@@ -60,7 +60,7 @@ class ChainSearcher(PopulationSearcher):
         if popsize < 1:
             raise ValueError(f"`popsize`, the number of chains, must be at least 1, got {popsize}")
         self._rescore_parents, self._bounds = rescore_parents, Bounds(problem, bounds)
-        self._stdev_init = stdev_init
+        self._stdev_init = resolve_stdev(problem, stdev_init)
         values = self._first_values(popsize, center_init, stdev_init, initial_population)
         if include_center:
             values[0] = self.center_values(center_init, "include_center")
@@ -152,7 +152,7 @@ class ChainSearcher(PopulationSearcher):
         self,
         popsize: int,
         center_init: Tensor | Solution | None,
-        stdev_init: float | Tensor | None,
+        stdev_init: StdevInit,
         initial_population: SolutionBatch | Tensor | None,
     ) -> Tensor:
         values = self.initial_values(popsize, center_init, stdev_init, initial_population)
@@ -185,7 +185,7 @@ class FreshValues:
     """Values drawn anew, as for a first population: normal around a centre, or uniform in the initial bounds."""
 
     def __init__(
-        self, searcher: PopulationSearcher, center_init: Tensor | Solution | None, stdev_init: float | Tensor | None
+        self, searcher: PopulationSearcher, center_init: Tensor | Solution | None, stdev_init: StdevInit
     ) -> None:
         problem = searcher.problem
         # What does not fit is refused here, once: the draws of a step shall not wait for the device.
@@ -196,7 +196,7 @@ class FreshValues:
             self.start, self.width = lower, problem.initial_upper_bounds.as_subclass(Tensor) - lower
         else:
             self.start = searcher.center_values(center_init, "stdev_init")
-            self.width = torch.as_tensor(stdev_init, device=problem.device, dtype=problem.dtype)
+            self.width = torch.as_tensor(resolve_stdev(problem, stdev_init), device=problem.device, dtype=problem.dtype)
 
     def draw(self, searcher: PopulationSearcher, num: int) -> Tensor:
         """`(num, d)`, from the generator of the searcher's problem."""

@@ -7,6 +7,8 @@ from evotorch import Problem, Solution
 from evotorch.algorithms import CMAES as EvoTorchCMAES
 from torch import Tensor
 
+from evohbde.searchers.base import resolve_stdev
+
 
 class CMAES(EvoTorchCMAES):
     """EvoTorch's CMA-ES with a standard deviation per variable, and a covariance update of one matrix product.
@@ -15,7 +17,7 @@ class CMAES(EvoTorchCMAES):
 
     Args:
         problem: An unbounded numeric EvoTorch problem.
-        stdev_init: First standard deviation, one number or one per variable, `(d,)`.
+        stdev_init: First standard deviation, one number, one per variable, `(d,)`, or `"auto"`: the problem's own.
         popsize: Candidates per generation; None: `4 + floor(3 log d)`.
         center_init: First mean; None: `problem.center`, where the problem has one.
         separable: Adapt variances only; needed beyond a few thousand variables.
@@ -29,13 +31,13 @@ class CMAES(EvoTorchCMAES):
         self,
         problem: Problem,
         *,
-        stdev_init: float | Tensor,
+        stdev_init: float | Tensor | str,
         popsize: int | None = None,
         center_init: Tensor | Solution | None = None,
         separable: bool = False,
         obj_index: int | None = None,
     ) -> None:
-        stdev = torch.as_tensor(stdev_init, dtype=problem.dtype, device=problem.device)
+        stdev = torch.as_tensor(resolve_stdev(problem, stdev_init), dtype=problem.dtype, device=problem.device)
         if not bool(torch.isfinite(stdev).all()) or bool((stdev <= 0).any()):
             raise ValueError("`stdev_init` must be positive and finite in every variable")
         if stdev.ndim > 0 and stdev.shape != (problem.solution_length,):

@@ -6,6 +6,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
+from evohbde.searchers.base import StdevInit
 from evohbde.searchers.chains import ChainSearcher, replace
 
 RULES = ("corrected", "authors")
@@ -87,7 +88,7 @@ class CoordinateSearch(ChainSearcher):
         rule: str = "corrected",
         intervals: str | tuple[Tensor, Tensor] = "neighbours",
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: str | None = None,

@@ -12,9 +12,10 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
+from evohbde.searchers.base import StdevInit
 from evohbde.searchers.one_to_one import OneToOneSearcher, check_rate
 
-Mutation = Callable[["Donors", Tensor], Tensor]
+Mutation = Callable[["Donors", "Tensor | float"], Tensor]
 
 
 class Donors:
@@ -30,38 +31,39 @@ class Donors:
         self.population, self.utility, self.index = population, utility, index
 
     def __getitem__(self, k: int) -> Tensor:
-        return self.population[self.index[:, k]]
+        """The k-th donor of every target, a copy: `(N, d)`."""
+        return self.population.index_select(0, self.index[:, k])
 
     @property
     def best(self) -> Tensor:
         return self.population[self.utility.argmax()]
 
 
-def _rand_1(r: Donors, weight: Tensor) -> Tensor:
-    return (r[1] - r[2]).mul_(weight).add_(r[0])
+def _rand_1(r: Donors, weight: Tensor | float) -> Tensor:
+    return r[1].sub_(r[2]).mul_(weight).add_(r[0])
 
 
-def _best_1(r: Donors, weight: Tensor) -> Tensor:
-    return (r[0] - r[1]).mul_(weight).add_(r.best)
+def _best_1(r: Donors, weight: Tensor | float) -> Tensor:
+    return r[0].sub_(r[1]).mul_(weight).add_(r.best)
 
 
-def _rand_2(r: Donors, weight: Tensor) -> Tensor:
+def _rand_2(r: Donors, weight: Tensor | float) -> Tensor:
     return (r[1] - r[2] + r[3] - r[4]).mul_(weight).add_(r[0])
 
 
-def _best_2(r: Donors, weight: Tensor) -> Tensor:
+def _best_2(r: Donors, weight: Tensor | float) -> Tensor:
     return (r[0] - r[1] + r[2] - r[3]).mul_(weight).add_(r.best)
 
 
-def _current_to_best_1(r: Donors, weight: Tensor) -> Tensor:
+def _current_to_best_1(r: Donors, weight: Tensor | float) -> Tensor:
     return (r.best - r.population + r[0] - r[1]).mul_(weight).add_(r.population)
 
 
-def _order_1(r: Donors, weight: Tensor) -> Tensor:
+def _order_1(r: Donors, weight: Tensor | float) -> Tensor:
     """Published block search, January 2024: best of three + F (middle - worst)."""
     ranked = r.index.gather(1, r.utility[r.index].argsort(dim=1, descending=True, stable=True))
-    best, middle, worst = (r.population[ranked[:, k]] for k in range(3))
-    return (middle - worst).mul_(weight).add_(best)
+    best, middle, worst = (r.population.index_select(0, ranked[:, k]) for k in range(3))
+    return middle.sub_(worst).mul_(weight).add_(best)
 
 
 MUTATIONS: dict[str, tuple[int, Mutation]] = {
@@ -79,19 +81,16 @@ def distinct_indices(uniform: Tensor) -> Tensor:
     """Turn uniform numbers `(N, k)` into `k` distinct indices per row `i`, none equal to `i`: `(N, k)`, int64.
 
     The j-th index is drawn among the `N - 1 - j` that are left and shifted past the excluded ones, so every ordered
-    choice has the same probability and no `N x N` matrix is needed.
+    choice has the same probability and no `N x N` matrix is needed. Draws are decoded as a Lehmer code, the last
+    first: few kernels, and none that waits for the host.
     """
     popsize, num = uniform.shape
-    excluded = torch.arange(popsize, device=uniform.device)[:, None]
-    chosen = []
-    for j in range(num):
-        left = popsize - 1 - j
-        index = (uniform[:, j] * left).long().clamp_(max=left - 1)
-        for column in excluded.sort(dim=1).values.unbind(1):
-            index = index + (index >= column)
-        chosen.append(index)
-        excluded = torch.cat([excluded, index[:, None]], dim=1)
-    return torch.stack(chosen, dim=1)
+    left = torch.arange(popsize - 1, popsize - 1 - num, -1, device=uniform.device)
+    index = torch.minimum((uniform * left).long(), left - 1)  # a product may be rounded up to `left`
+    for j in reversed(range(num - 1)):
+        later = index[:, j + 1 :]
+        later += later >= index[:, j : j + 1]
+    return index + (index >= torch.arange(popsize, device=uniform.device)[:, None])
 
 
 def binomial_mask(uniform: Tensor, crossover_rate: Tensor | float, forced: Tensor) -> Tensor:
@@ -124,6 +123,8 @@ class DE(OneToOneSearcher):
             best of three donors + F (middle - worst)), with bin(omial) or exp(onential) crossover.
         dither: A range of F is drawn per `"trial"` or per `"dimension"`.
         center_init, stdev_init: First population normal around a centre; without a centre, around `problem.center`.
+            `stdev_init="auto"` is the default for networks: step sizes by the sizes of the weights, `problem.stdev`,
+            and the centre itself as individual 0.
         initial_population: First population as given, `(popsize, d)` or a `SolutionBatch`.
         include_center: Whether individual 0 is the centre itself (the trained network).
         bounds: Repair of trials (and of a first population that is drawn) outside the bounds: `"none"`, `"clip"`,
@@ -150,7 +151,7 @@ class DE(OneToOneSearcher):
         strategy: str = "rand/1/bin",
         dither: str = "trial",
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: str | None = None,
@@ -191,12 +192,12 @@ class DE(OneToOneSearcher):
             mask = binomial_mask(self.rand(popsize, dim), self.crossover_rate, forced)
         else:
             mask = exponential_mask(self.rand(popsize), self.crossover_rate, forced, dim)
-        return self._repair(torch.where(mask, mutant, population), population)
+        return self._repair(torch.where(mask, mutant, population, out=mutant), population)
 
-    def _differential_weight(self, popsize: int, dim: int) -> Tensor:
+    def _differential_weight(self, popsize: int, dim: int) -> Tensor | float:
         low, high = self._weight_range
         if low == high:
-            return torch.as_tensor(low, device=self.problem.device, dtype=self.problem.dtype)
+            return low
         return low + (high - low) * self.rand(popsize, 1 if self.dither == "trial" else dim)
 
 

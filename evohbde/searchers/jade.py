@@ -11,6 +11,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
+from evohbde.searchers.base import StdevInit
 from evohbde.searchers.de import binomial_mask, distinct_indices
 from evohbde.searchers.one_to_one import OneToOneSearcher, check_rate
 
@@ -70,7 +71,7 @@ def archived(
     """
     is_member = torch.cat([torch.arange(len(archive), device=num.device) < num, beaten])
     order = torch.where(is_member, uniform, 2.0).argsort(stable=True)
-    return torch.cat([archive, parents])[order[:capacity]], is_member.sum().clamp(max=capacity)
+    return torch.cat([archive, parents]).index_select(0, order[:capacity]), is_member.sum().clamp(max=capacity)
 
 
 class PBestSearcher(OneToOneSearcher):
@@ -119,13 +120,13 @@ class PBestSearcher(OneToOneSearcher):
         r1 = distinct_indices(self.rand(popsize, 1))[:, 0]
         r2 = union_indices(self.rand(popsize), r1, popsize + self._archive_num)
         # v_i = x_i + F_i (x_pbest - x_i) + F_i (x_r1 - x~_r2), x~ of population and archive
-        mutant = population[best] - population
-        mutant.add_(population[r1]).sub_(self._member(population, r2))
+        mutant = population.index_select(0, best).sub_(population)
+        mutant.add_(population.index_select(0, r1)).sub_(self._member(population, r2))
         mutant.mul_(self._trial_weight[:, None]).add_(population)
         forced = self._forced_gene(popsize, dim)
         mask = binomial_mask(self.rand(popsize, dim), self._trial_rate[:, None], forced)
         # The papers repair the mutant; a gene of the target is inside already, so that it is the same.
-        return self._repair(torch.where(mask, mutant, population), population)
+        return self._repair(torch.where(mask, mutant, population, out=mutant), population)
 
     def _draw_best(self, popsize: int) -> Tensor:
         order = self.utility(self._population._evdata).argsort(descending=True, stable=True)
@@ -135,9 +136,10 @@ class PBestSearcher(OneToOneSearcher):
     def _member(self, population: Tensor, index: Tensor) -> Tensor:
         popsize = len(population)
         if len(self._archive) == 0:
-            return population[index]
-        of_archive = self._archive[(index - popsize).clamp(min=0)]
-        return torch.where((index < popsize)[:, None], population[index.clamp(max=popsize - 1)], of_archive)
+            return population.index_select(0, index)
+        of_archive = self._archive.index_select(0, (index - popsize).clamp(min=0))
+        member = population.index_select(0, index.clamp(max=popsize - 1))
+        return torch.where((index < popsize)[:, None], member, of_archive, out=member)
 
     def _learn(self, target: Tensor, wins: Tensor, utility: Tensor, trial_utility: Tensor) -> None:
         beaten = trial_utility > utility
@@ -182,7 +184,7 @@ class JADE(PBestSearcher):
         learning_rate: float = 0.1,
         archive_rate: float = 1.0,
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: str | None = None,

@@ -6,6 +6,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
+from evohbde.searchers.base import StdevInit
 from evohbde.searchers.de import binomial_mask, distinct_indices
 from evohbde.searchers.one_to_one import OneToOneSearcher, check_rate
 
@@ -39,7 +40,7 @@ class JDE(OneToOneSearcher):
         tau1: float = 0.1,
         tau2: float = 0.1,
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: str | None = None,
@@ -75,13 +76,13 @@ class JDE(OneToOneSearcher):
     def _make_trials(self, population: Tensor) -> Tensor:
         popsize, dim = population.shape
         self._draw_parameters(popsize)
-        r = distinct_indices(self.rand(popsize, 3))
+        r1, r2, r3 = (population.index_select(0, r) for r in distinct_indices(self.rand(popsize, 3)).unbind(1))
         # v = x_r1 + F_i (x_r2 - x_r3), with the F and CR of the trial, drawn before it is made
         weight = self._trial_weight[:, None]
-        mutant = (population[r[:, 1]] - population[r[:, 2]]).mul_(weight).add_(population[r[:, 0]])
+        mutant = r2.sub_(r3).mul_(weight).add_(r1)
         forced = self._forced_gene(popsize, dim)
         mask = binomial_mask(self.rand(popsize, dim), self._trial_rate[:, None], forced)
-        return self._repair(torch.where(mask, mutant, population), population)
+        return self._repair(torch.where(mask, mutant, population, out=mutant), population)
 
     def _draw_parameters(self, popsize: int) -> None:
         low, high = self.differential_weight_range

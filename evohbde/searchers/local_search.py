@@ -6,6 +6,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
+from evohbde.searchers.base import StdevInit
 from evohbde.searchers.chains import ChainSearcher, FreshValues, is_failed, replace, shares_to_move
 
 ACCEPTANCES = ("better", "always", "restart")
@@ -69,7 +70,7 @@ class IteratedLocalSearch(ChainSearcher):
         acceptance: str = "better",
         max_kicks: int = 5,
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: str | None = None,
@@ -127,6 +128,12 @@ class IteratedLocalSearch(ChainSearcher):
         if self._fresh is not None:
             z = torch.where(self._is_fresh_due()[:, None], self._fresh.draw(self, len(z)), z)
         return z.to(incumbents.dtype)
+
+    def contest(self) -> tuple[Tensor, Tensor] | None:
+        if not self._is_started or self._will_rescore():
+            return None
+        threshold, rival = self.duels(self._population, is_rescored=False)
+        return torch.where(self._is_due, torch.nan, threshold), rival
 
     def kicked(self, home: Tensor) -> Tensor:
         """Candidates away from local optima, from where another climb begins: `(N, d) -> (N, d)`."""

@@ -9,12 +9,14 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
+from evohbde.searchers.base import StdevInit
 from evohbde.searchers.multi_objective import Bound, MultiObjectiveSearcher, Violation
 from evohbde.searchers.pareto import is_nondominated, simplex_lattice
 from evohbde.searchers.variation import RealVariation, Variation
 
 Decomposition = Callable[[Tensor, Tensor], Tensor]
 AUGMENTATION = 1e-4
+PENALTY = 5.0
 
 
 def tchebycheff(losses: Tensor, weights: Tensor) -> Tensor:
@@ -27,29 +29,49 @@ def tchebycheff(losses: Tensor, weights: Tensor) -> Tensor:
     return (losses * weights).amax(-1) + AUGMENTATION * losses.sum(-1)
 
 
+def penalty_boundary(losses: Tensor, weights: Tensor) -> Tensor:
+    """Way along the weight vector, plus 5 times the distance from it; spreads three and more objectives evenly.
+
+    `(..., M)`, `(..., M) -> (...)`.
+
+    Source: Zhang & Li (2007), IEEE Trans. Evol. Comput. 11:712, section II-C, with their theta of 5.
+    """
+    direction = weights / weights.norm(dim=-1, keepdim=True)
+    along = (losses * direction).sum(-1, keepdim=True)
+    return along[..., 0] + PENALTY * (losses - along * direction).norm(dim=-1)
+
+
 def weighted_sum(losses: Tensor, weights: Tensor) -> Tensor:
     """Finds convex parts of the front only: `(..., M)`, `(..., M) -> (...)`."""
     return (losses * weights).sum(-1)
 
 
-DECOMPOSITIONS: dict[str, Decomposition] = {"tchebycheff": tchebycheff, "weighted-sum": weighted_sum}
+DECOMPOSITIONS: dict[str, Decomposition] = {
+    "tchebycheff": tchebycheff,
+    "pbi": penalty_boundary,
+    "weighted-sum": weighted_sum,
+}
 
 
 class MOEAD(MultiObjectiveSearcher):
     """MOEA/D: one individual per weight vector, which mates with its neighbours and may replace them.
 
     Children are made from the same old population and scored in one batch; then they compete in random order. Then
-    the place with the largest weight of an objective gets the best of all for it: the ends of the front are kept.
+    the place with the largest weight of an objective gets the best of all for these weights: the ends of the front are
+    kept, but for PBI, where this weight asks for the largest loss and not the smallest.
 
     Args:
         popsize: Number of weight vectors, at least 4; with three or more objectives the nearest size of a simplex
             lattice is taken.
         weights: Weight vectors of your own, `(N, M)`, in place of `popsize`.
-        decomposition: `"tchebycheff"`, `"weighted-sum"`, or a function of losses and weights, `(..., M)` each, to what
-            is minimised, `(...)`. Losses are scaled such that ideal and nadir point of the current front are 0 and 1.
+        decomposition: `"tchebycheff"`, `"pbi"`, `"weighted-sum"`, or a function of losses above the ideal point and
+            weights, `(..., M)` each, to what is minimised, `(...)`. PBI covers fronts like a sphere around the ideal
+            point most evenly, but is no help where the ends of the front are good in all objectives but one.
+        normalize: Whether losses are scaled such that the nadir point of the current front is 1 everywhere. Needed
+            where the scales of the objectives differ much; where they do not, it slows the search down.
         num_neighbours: T, the individuals with the nearest weights, an individual itself among them.
         neighbour_rate: Probability that an individual mates among, and replaces, its neighbours only.
-        max_replacements: Individuals that one child may replace at most.
+        max_replacements: Individuals that one child may replace at most; None: as many as have its neighbours.
         variation: As in `NSGA2`; real variation crosses all pairs, with eta 20.
         eliminate_duplicates: Whether children equal to others are made anew.
 
@@ -68,13 +90,14 @@ class MOEAD(MultiObjectiveSearcher):
         popsize: int = 100,
         weights: Tensor | None = None,
         decomposition: str | Decomposition = "tchebycheff",
+        normalize: bool = False,
         num_neighbours: int = 20,
         neighbour_rate: float = 0.9,
-        max_replacements: int = 2,
+        max_replacements: int | None = None,
         variation: str | Variation | None = None,
         violation: Violation | int | None = None,
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: tuple[Bound, Bound] | None = None,
@@ -99,6 +122,7 @@ class MOEAD(MultiObjectiveSearcher):
         )
         if not 0 <= neighbour_rate <= 1:
             raise ValueError(f"`neighbour_rate` must lie in [0, 1], got {neighbour_rate}")
+        max_replacements = num_neighbours if max_replacements is None else max_replacements
         if num_neighbours < 2 or max_replacements < 1:
             raise ValueError(
                 f"`num_neighbours` must be at least 2 and `max_replacements` at least 1, "
@@ -106,6 +130,7 @@ class MOEAD(MultiObjectiveSearcher):
             )
         self.weights = weights.to(self._population._evdata)
         self.neighbour_rate, self.max_replacements = neighbour_rate, max_replacements
+        self.normalize = normalize
         self._decomposition = _find_decomposition(decomposition)
         self._neighbours = _nearest(weights, min(num_neighbours, len(weights))).to(problem.device)
         self._ends = self.weights.argmax(0)
@@ -143,23 +168,22 @@ class MOEAD(MultiObjectiveSearcher):
         return self._keep_ends(holder.to(values.device), losses, violation)
 
     def _scale(self, losses: Tensor, violation: Tensor | None) -> Tensor:
-        """Shift and scale such that ideal and nadir point of the front are 0 and 1: `(2N, M)`."""
+        """Losses above the ideal point of the front, in units of its nadir point where normalised: `(2N, M)`."""
         in_front = (is_nondominated(losses, violation) & losses[:, 0].isfinite())[:, None]
         ideal = torch.where(in_front, losses, torch.inf).amin(0)
-        nadir = torch.where(in_front, losses, -torch.inf).amax(0)
+        width = torch.where(in_front, losses, -torch.inf).amax(0) - ideal
         if violation is None and not self.rescore_parents:
             # Only scores that stay true, of candidates that are allowed, are worth remembering.
             ideal = self._ideal = torch.minimum(ideal, self._ideal)
-        width = nadir - ideal
-        width = torch.where((width > 0) & width.isfinite(), width, 1.0)
-        return (losses - torch.where(ideal.isfinite(), ideal, 0.0)) / width
+        losses = losses - torch.where(ideal.isfinite(), ideal, 0.0)
+        return losses / torch.where((width > 0) & width.isfinite(), width, 1.0) if self.normalize else losses
 
     def _decompose(self, losses: Tensor, weights: Tensor) -> Tensor:
         found = self._decomposition(losses, weights)
         return torch.where(found.isnan(), torch.inf, found)  # inf times a weight of 0
 
     def _keep_ends(self, holder: Tensor, losses: Tensor, violation: Tensor) -> Tensor:
-        """Give the place of the largest weight of each objective to the best of all for it: `(N,) -> (N,)`.
+        """Give the place of the largest weight of each objective to the best of all for these weights: `(N,) -> (N,)`.
 
         Else this one can get lost, when it has replaced as many others as it may, or belongs elsewhere.
         """

@@ -8,7 +8,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
-from evohbde.searchers.base import PopulationSearcher
+from evohbde.searchers.base import PopulationSearcher, StdevInit
 from evohbde.searchers.duplicates import is_repeated, row_keys
 from evohbde.searchers.pareto import is_nondominated
 from evohbde.searchers.variation import NO_BOUNDS, BinaryVariation, Box, Parents, RealVariation, Variation
@@ -33,7 +33,7 @@ class MultiObjectiveSearcher(PopulationSearcher):
         variation: str | Variation | None,
         violation: Violation | int | None,
         center_init: Tensor | Solution | None,
-        stdev_init: float | Tensor | None,
+        stdev_init: StdevInit,
         initial_population: SolutionBatch | Tensor | None,
         include_center: bool,
         bounds: tuple[Bound, Bound] | None,
@@ -199,7 +199,7 @@ class MultiObjectiveSearcher(PopulationSearcher):
             raise ValueError(f"expected `variation` to give children of shape {expected}, got {tuple(children.shape)}")
         return children.to(population._data)
 
-    def _random_bits(self, popsize: int, stdev_init: float | Tensor | None) -> Tensor:
+    def _random_bits(self, popsize: int, stdev_init: StdevInit) -> Tensor:
         if stdev_init is not None:
             raise ValueError("a binary population has no `stdev_init`: it starts from random bits or as given")
         return (self.rand(popsize, self.problem.solution_length) < 0.5).to(self.problem.dtype)

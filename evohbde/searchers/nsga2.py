@@ -6,6 +6,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
+from evohbde.searchers.base import StdevInit
 from evohbde.searchers.duplicates import is_repeated, row_keys
 from evohbde.searchers.multi_objective import Bound, MultiObjectiveSearcher, Violation
 from evohbde.searchers.pareto import (
@@ -56,7 +57,7 @@ class NSGA2(MultiObjectiveSearcher):
         violation: Violation | int | None = None,
         tournament: str = "dominance",
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: tuple[Bound, Bound] | None = None,

@@ -6,7 +6,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
-from evohbde.searchers.base import PopulationSearcher
+from evohbde.searchers.base import PopulationSearcher, StdevInit
 from evohbde.searchers.bounds import REPAIRS, Bounds
 
 TRIAL_REPAIRS = (*REPAIRS, "midpoint")
@@ -40,7 +40,7 @@ class OneToOneSearcher(PopulationSearcher):
         *,
         popsize: int,
         center_init: Tensor | Solution | None,
-        stdev_init: float | Tensor | None,
+        stdev_init: StdevInit,
         initial_population: SolutionBatch | Tensor | None,
         include_center: bool,
         bounds: str | None,
@@ -85,6 +85,14 @@ class OneToOneSearcher(PopulationSearcher):
             return population.clone()
         trial = self._make_trials(population)
         return torch.cat([trial, population]) if self.rescore_parents else trial
+
+    def contest(self) -> tuple[Tensor, Tensor] | None:
+        if not self._is_started:
+            return None
+        threshold, rival = self.duels(self._population, self.rescore_parents)
+        if not self.accept_equal:
+            threshold = torch.nextafter(threshold, torch.full_like(threshold, self.sign * torch.inf))
+        return threshold, rival
 
     @torch.no_grad()
     def tell(self, z: Tensor, scores: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
+from evohbde.searchers.base import StdevInit
 from evohbde.searchers.chains import ChainSearcher, FreshValues, replace
 
 
@@ -29,7 +30,7 @@ class RandomSearch(ChainSearcher):
         *,
         popsize: int = 100,
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: str | None = None,

@@ -8,6 +8,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
+from evohbde.searchers.base import StdevInit
 from evohbde.searchers.jade import PBestSearcher, archived, cauchy_weights, lehmer_mean, normal_rates, weighted_mean
 from evohbde.searchers.one_to_one import check_rate
 
@@ -107,7 +108,7 @@ class SHADE(MemorySearcher):
         max_pbest_rate: float = 0.2,
         archive_rate: float = 1.0,
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: str | None = None,
@@ -172,7 +173,7 @@ class LSHADE(MemorySearcher):
         pbest_rate: float = 0.11,
         archive_rate: float = 2.6,
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: str | None = None,

@@ -8,6 +8,7 @@ import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
+from evohbde.searchers.base import StdevInit
 from evohbde.searchers.chains import ChainSearcher, is_failed, replace
 
 MAX_HALVINGS = 10
@@ -118,7 +119,7 @@ class TabuSearch(_Tabu):
         tenure: int = 10,
         patience: int | None = 10,
         center_init: Tensor | Solution | None = None,
-        stdev_init: float | Tensor | None = None,
+        stdev_init: StdevInit = None,
         initial_population: SolutionBatch | Tensor | None = None,
         include_center: bool = False,
         bounds: str | None = None,
@@ -273,7 +274,7 @@ class BinaryTabuSearch(_Tabu):
         self,
         popsize: int,
         center_init: Tensor | Solution | None,
-        stdev_init: float | Tensor | None,
+        stdev_init: StdevInit,
         initial_population: SolutionBatch | Tensor | None,
     ) -> Tensor:
         problem = self.problem
@@ -281,9 +282,10 @@ class BinaryTabuSearch(_Tabu):
             return self._given(initial_population, popsize)
         if stdev_init is None:
             return (self.rand(popsize, problem.solution_length) < 0.5).to(problem.dtype)
-        if not 0 <= float(stdev_init) <= 1:
-            raise ValueError(f"`flip_rate` must lie in [0, 1], got {stdev_init}")
-        is_flipped = self.rand(popsize, problem.solution_length) < stdev_init
+        flip_rate = float(stdev_init)
+        if not 0 <= flip_rate <= 1:
+            raise ValueError(f"`flip_rate` must lie in [0, 1], got {flip_rate}")
+        is_flipped = self.rand(popsize, problem.solution_length) < flip_rate
         center = self.center_values(center_init, "flip_rate")
         if not bool(((center == 0) | (center == 1)).all()):
             raise ValueError("expected a first population and a centre of 0 and 1 only")

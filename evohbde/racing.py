@@ -1,0 +1,142 @@
+"""Can this candidate still win? Exact early rejection from the samples seen so far.
+
+After some samples, the best that any completion can reach is what comes out if every remaining sample is classified
+right (for losses: costs nothing). A candidate whose bound is below the score that it must reach is lost, whatever the
+remaining samples are, so leaving them out changes no decision. `docs/racing.md` has the proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from evohbde.metrics import confusion_matrix
+from evohbde.objectives import Objective
+from evohbde.stages import pieces
+
+SLACK = 1e-12
+"""Counted scores are sums of at most C ratios in float64; their rounding stays far below this share."""
+
+LOSS_SLACK = 1e-4
+"""A mean loss is taken in float32 in the end, where summing n terms may lose this share at most."""
+
+
+class Contest(NamedTuple):
+    """What each candidate of a batch has to reach.
+
+    Attributes:
+        threshold: `(N,)`, the score that a candidate must reach (equal counts as reached); NaN: none, the candidate is
+            scored in full. Its type is that of the final scores.
+        rival: `(N,)`, int64: the row of the same batch whose score is the threshold instead; -1: none. Rivals are
+            scored in full.
+    """
+
+    threshold: Tensor
+    rival: Tensor
+
+    @property
+    def has_threshold(self) -> Tensor:
+        """Which candidates may be given up: `(N,)`, bool."""
+        return ~self.threshold.isnan() | (self.rival >= 0)
+
+    def resolve(self, scores: Tensor) -> Tensor:
+        """Thresholds of all candidates, `(N,)`, from the full scores of the rivals; NaN where there is none."""
+        of_rival = scores.to(self.threshold)[self.rival.clamp(min=0)]
+        return torch.where(self.rival >= 0, of_rival, self.threshold)
+
+
+class SampleOrder:
+    """Which samples did the last fully scored candidates get wrong? Those come first, so that losers lose early.
+
+    Errors are averaged over candidates, ties are ordered by the mean margin between the right class and the best wrong
+    one. Samples that nobody was scored on keep their place behind the known errors.
+
+    Args:
+        num_samples: Size of the data set.
+        device: Where the labels are.
+    """
+
+    def __init__(self, num_samples: int, device: torch.device) -> None:
+        self.errors = torch.zeros(num_samples, dtype=torch.float64, device=device)
+        self.margins = torch.zeros(num_samples, dtype=torch.float64, device=device)
+
+    def learn(self, logits: Tensor, labels: Tensor, span: slice, share: float) -> None:
+        """Take in fully scored candidates, `(k, B, C)`, which make up this share of the population."""
+        index = labels.expand(len(logits), -1)[..., None]
+        margin = logits.gather(-1, index)[..., 0] - logits.scatter(-1, index, -torch.inf).amax(-1)
+        margin = margin.double().nan_to_num(nan=0.0)
+        self.errors[span] += share * ((margin <= 0).double().mean(0) - self.errors[span])
+        self.margins[span] += share * (margin.mean(0) - self.margins[span])
+
+    def hardest_first(self, span: slice) -> Tensor:
+        """Places of the samples in `span`, hardest first: `(B,)`, int64."""
+        order = self.margins[span].argsort(stable=True)
+        return order[self.errors[span][order].argsort(descending=True, stable=True)]
+
+
+class Racer:
+    """Bounds of one objective on one set of samples, taken piece by piece.
+
+    Args:
+        objective: Has a `bound`, see `evohbde.objectives`.
+        labels: `(B,)`, in the order in which samples will come.
+        num_classes: C.
+        dtype: Of the final scores: the bound is rounded as they are before it is compared.
+    """
+
+    def __init__(self, objective: Objective, labels: Tensor, num_classes: int, dtype: torch.dtype) -> None:
+        self.objective, self.labels, self.dtype = objective, labels, dtype
+        self.num_classes = num_classes
+        self.support = torch.bincount(labels, minlength=num_classes)
+
+    def run(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        features: Tensor,
+        batch_size: int,
+        threshold: float,
+        extra: float = 0.0,
+    ) -> tuple[Tensor | None, float]:
+        """Score one candidate until it is lost.
+
+        Args:
+            forward: Outputs of one piece of samples, `(b, ...) -> (b, C)`.
+            features: All samples, in order.
+            batch_size: Samples per piece.
+            threshold: What must be reached.
+            extra: Added to the score before it is compared.
+
+        Returns:
+            All outputs, `(B, C)`, and infinity; or None and the bound at which the candidate was lost.
+        """
+        counts = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.labels.device)
+        left = self.support.clone()
+        loss, start, outputs = 0.0, 0, []
+        parts = pieces(features, batch_size)
+        for part in parts:
+            logits = forward(part)
+            outputs.append(logits)
+            labels = self.labels[start : start + len(part)]
+            start += len(part)
+            if len(outputs) == len(parts) or not bool(torch.isfinite(logits).all()):
+                continue
+            counts += confusion_matrix(logits.argmax(-1)[None], labels, self.num_classes)[0]
+            left -= torch.bincount(labels, minlength=self.num_classes)
+            loss += self.objective.total_loss(logits, labels)
+            bound = self.bound(counts, left, loss)
+            if self.is_lost(bound + extra, threshold):
+                return None, bound
+        return torch.cat(outputs), float("inf")
+
+    def bound(self, counts: Tensor, left: Tensor, loss: float) -> float:
+        """The best score that is still possible, with room for rounding."""
+        completed = counts + torch.diag(left)
+        best = self.objective.bound(completed[None], (1 - LOSS_SLACK) * loss / len(self.labels))
+        return best + SLACK if self.objective.sense == "max" else best - SLACK
+
+    def is_lost(self, bound: float, threshold: float) -> bool:
+        rounded = float(torch.tensor(bound, dtype=torch.float64).to(self.dtype))
+        return rounded < threshold if self.objective.sense == "max" else rounded > threshold

@@ -1,0 +1,107 @@
+"""Several candidates at once, for chains of linear layers and elementwise functions: batched matrix products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from evohbde.reductions import Reduction
+from evohbde.strategies.views import Strategy, Working
+
+ELEMENTWISE = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Hardtanh,
+    nn.Hardswish,
+    nn.Identity,
+    nn.Dropout,
+)
+"""Modules that in evaluation mode treat every number alike, whatever the shape."""
+
+GROUP_BYTES = 1 << 21
+"""Activations of one layer of a group stay within a core's cache."""
+
+
+class Batched(Strategy):
+    """See the module. `Batched.build` returns None where the chain holds anything else."""
+
+    name = "batched"
+
+    def __init__(self, working: Working, reduction: Reduction, chain: list[nn.Module]) -> None:
+        super().__init__(working, reduction)
+        self._chain = chain
+        self._width = max(module.out_features for module in chain if isinstance(module, nn.Linear))
+        names = {id(parameter): name for name, parameter in working.network.named_parameters()}
+        self._names = {id(p): names[id(p)] for module in chain for p in module.parameters()}
+        self._theta = working.theta[None]
+        self._views: dict[str, Tensor] = {}
+        self._outputs: dict[int, Tensor] = {}
+
+    @staticmethod
+    def build(working: Working, reduction: Reduction) -> Batched | None:
+        chain = list(working.tail)
+        is_linear = [type(module) is nn.Linear for module in chain]
+        if not any(is_linear):
+            return None
+        first = is_linear.index(True)
+        head, rest = chain[:first], chain[first:]
+        if any(not isinstance(module, (nn.Flatten, *ELEMENTWISE)) for module in head):
+            return None
+        if any(type(module) not in (nn.Linear, *ELEMENTWISE) for module in rest):
+            return None
+        return Batched(working, reduction, chain)
+
+    def fit(self, num_samples: int) -> None:
+        numbers = max(num_samples * self._width, self.working.layout.size)
+        self.group = max(1, GROUP_BYTES // (numbers * self._theta.element_size()))
+
+    def load(self, z: Tensor) -> Tensor:
+        self._theta = self.reduction.expand(z)
+        self._views = self.working.layout.views(self._theta)
+        return self._theta
+
+    def run(self, features: Tensor) -> Tensor:
+        x = features
+        for place, module in enumerate(self._chain):
+            if isinstance(module, nn.Linear):
+                x = self._linear(place, module, x)
+            elif type(module) is nn.ReLU and x.ndim == 3:
+                x = x.relu_()  # what a linear layer has made is ours to overwrite
+            else:
+                x = module(x)
+        return x
+
+    def _linear(self, place: int, module: nn.Linear, x: Tensor) -> Tensor:
+        weight = self._of(module.weight)
+        bias = None if module.bias is None else self._of(module.bias)
+        group, num_outputs, num_inputs = weight.shape
+        if x.ndim == 2:  # all candidates see the same inputs: one product serves them all
+            flat = weight.reshape(-1, num_inputs).t()
+            out = self._output(place, (len(x), group * num_outputs), x)
+            torch.mm(x, flat, out=out) if bias is None else torch.addmm(bias.reshape(-1), x, flat, out=out)
+            return out.view(len(x), group, num_outputs).transpose(0, 1)
+        out = self._output(place, (*x.shape[:2], num_outputs), x)
+        weight = weight.transpose(1, 2)
+        return torch.bmm(x, weight, out=out) if bias is None else torch.baddbmm(bias[:, None], x, weight, out=out)
+
+    def _output(self, place: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        # Fresh memory costs more than the arithmetic, so each layer keeps its own.
+        out = self._outputs.get(place)
+        if out is None or out.shape != shape:
+            out = self._outputs[place] = like.new_empty(shape)
+        return out
+
+    def _of(self, parameter: Tensor) -> Tensor:
+        name = self._names[id(parameter)]
+        if name in self._views:
+            return self._views[name]
+        return parameter.expand(len(self._theta), *parameter.shape)
