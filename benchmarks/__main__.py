@@ -71,6 +71,46 @@ def resnet18() -> None:
 
 
 @app.command()
+def conformance(seeds: str = "0-10", long: bool = False, cause: bool = False) -> None:
+    """Ours and others' searchers on classic functions: 20 minutes; `--long` 10,000 D, `--cause` JADE's draw of F."""
+    from benchmarks.conformance import measure, measure_cause, measure_long
+
+    (measure_long if long else measure_cause if cause else measure)(_seeds(seeds))
+
+
+@app.command()
+def bbob(instances: str = "1-5") -> None:
+    """Expected running times on 12 functions of the BBOB suite: about 15 minutes."""
+    from benchmarks.bbob import measure
+
+    measure(_seeds(instances))
+
+
+@app.command()
+def overhead(repeats: int = 9) -> None:
+    """What a generation costs beside a plain loop and others: 2 minutes, on a machine that does nothing else."""
+    from benchmarks.overhead import measure
+
+    measure(repeats)
+
+
+@app.command()
+def fronts(seeds: str = "0-10") -> None:
+    """Hypervolume of our NSGA-II and MOEA/D and of pymoo's on ZDT1-4 and DTLZ2: about 5 minutes."""
+    from benchmarks.fronts import measure
+
+    measure(_seeds(seeds))
+
+
+@app.command()
+def searchers(seeds: str = "20-30") -> None:
+    """Every searcher from the same start on the shifted digits, 2,000 evaluations each: about 15 minutes."""
+    from benchmarks.searchers import measure
+
+    measure(_seeds(seeds))
+
+
+@app.command()
 def pages() -> None:
     """Put the tables measured last into README.md and docs/results.md."""
     from benchmarks.tables import fill_pages
