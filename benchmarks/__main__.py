@@ -72,18 +72,18 @@ def resnet18() -> None:
 
 @app.command()
 def conformance(seeds: str = "0-10", long: bool = False, cause: bool = False) -> None:
-    """Ours and others' searchers on classic functions: 20 minutes; `--long` 10,000 D, `--cause` JADE's draw of F."""
+    """Ours and others on classic functions: 20 minutes; `--long` at 10,000 D, `--cause` what peers do otherwise."""
     from benchmarks.conformance import measure, measure_cause, measure_long
 
     (measure_long if long else measure_cause if cause else measure)(_seeds(seeds))
 
 
 @app.command()
-def bbob(instances: str = "1-5") -> None:
-    """Expected running times on 12 functions of the BBOB suite: about 15 minutes."""
-    from benchmarks.bbob import measure
+def bbob(instances: str = "1-5", long: bool = False) -> None:
+    """Expected running times on 12 functions of the BBOB suite: about 10 minutes; `--long` at 10,000 D."""
+    from benchmarks.bbob import measure, measure_long
 
-    measure(_seeds(instances))
+    (measure_long if long else measure)(_seeds(instances))
 
 
 @app.command()
@@ -95,7 +95,7 @@ def overhead(repeats: int = 9) -> None:
 
 
 @app.command()
-def fronts(seeds: str = "0-10") -> None:
+def fronts(seeds: str = "50-60") -> None:
     """Hypervolume of our NSGA-II and MOEA/D and of pymoo's on ZDT1-4 and DTLZ2: about 5 minutes."""
     from benchmarks.fronts import measure
 
@@ -111,8 +111,40 @@ def searchers(seeds: str = "20-30") -> None:
 
 
 @app.command()
+def speed(quick: bool = False) -> None:
+    """Blocking, candidates and metrics beside limits and others: 5 minutes, on a machine that does nothing else."""
+    from benchmarks.speed import measure
+
+    measure(quick)
+
+
+@app.command()
+def racing(images: int = 1_000, popsize: int = 30, generations: int = 20, quick: bool = False) -> None:
+    """What racing saves on ResNet-20, with the JPEG images: about 20 minutes, twice that with `--images 2000`."""
+    from benchmarks.racing import measure
+
+    measure(images, popsize, generations, quick)
+
+
+@app.command()
+def growth(quick: bool = False) -> None:
+    """How cost grows with every size: about 3 minutes."""
+    from benchmarks.growth import measure
+
+    measure(is_quick=quick)
+
+
+@app.command()
+def gpu(device: str = "cuda", quick: bool = False) -> None:
+    """Candidates on one accelerator beside its own limits: minutes."""
+    from benchmarks.gpu import measure
+
+    measure(device, quick)
+
+
+@app.command()
 def pages() -> None:
-    """Put the tables measured last into README.md and docs/results.md."""
+    """Put the tables measured last into README.md and the documentation."""
     from benchmarks.tables import fill_pages
 
     fill_pages()

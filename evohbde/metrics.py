@@ -9,6 +9,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FEW_CLASSES = 32
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """Class of the largest output, the first one of equal ones: `(..., B, C) -> (..., B)`, int64.
+
+    On a CPU `argmax` over a short last dimension costs as much as a small network does; a running maximum over classes,
+    each contiguous in memory, takes a third of it.
+    """
+    if logits.device.type != "cpu" or not 1 < logits.shape[-1] <= FEW_CLASSES:
+        return logits.argmax(-1)
+    first, *others = logits.movedim(-1, 0).contiguous()
+    highest, place = first.clone(), torch.zeros(first.shape, dtype=torch.uint8)
+    for number, outputs in enumerate(others, 1):
+        is_higher = (outputs > highest).view(torch.uint8)
+        torch.maximum(highest, outputs, out=highest)
+        torch.maximum(place, is_higher * number, out=place)
+    return place.long()
+
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Count (true, predicted) pairs of N networks by one `bincount`: `(N, B), (B,) -> (N, C, C)`, int64."""

@@ -31,7 +31,7 @@ class Objective:
         raise NotImplementedError
 
     def total_loss(self, logits: Tensor, labels: Tensor) -> float:
-        """What the samples seen, `(b, C)` and `(b,)`, add to the sum whose mean enters the score; never negative."""
+        """What samples, `(b, C)` and `(b,)`, add to the sum whose mean over all enters the score; never negative."""
         return 0.0
 
     def bound(self, confusion: Tensor, mean_loss: float) -> float:
@@ -56,11 +56,11 @@ class WeightObjective:
 
 
 def _confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    return metrics.confusion_matrix(logits.argmax(-1), labels, logits.shape[-1])
+    return metrics.confusion_matrix(metrics.predicted_classes(logits), labels, logits.shape[-1])
 
 
 class CountObjective(Objective):
-    """A quantity that is read off confusion counts, and never falls (`"max"`) when a sample is classified right."""
+    """A quantity that is read off confusion counts, and never gets worse when a wrong sample becomes a right one."""
 
     has_bound = True
 
@@ -77,8 +77,8 @@ class CountObjective(Objective):
 
 def has_finite_outputs(logits: Tensor) -> Tensor:
     """Which networks gave finite outputs only: `(N, B, C) -> (N,)`, bool."""
-    lowest, highest = torch.aminmax(logits.flatten(1), dim=1)  # NaN passes through, and no mask is as large as this
-    return torch.isfinite(lowest) & torch.isfinite(highest)
+    flat = logits.flatten(1)  # NaN passes through both, and no mask is as large as this
+    return torch.isfinite(flat.amax(1)) & torch.isfinite(flat.amin(1))
 
 
 class F1(CountObjective):
@@ -144,7 +144,12 @@ class CrossEntropy(Objective):
         return loss
 
     def total_loss(self, logits: Tensor, labels: Tensor) -> float:
-        return float(self(logits.double()[None], labels)[0]) * len(labels)
+        # The same float32 numbers as above, sample by sample; only their sum is more exact.
+        log_probability = functional.log_softmax(logits.float(), dim=-1).double()
+        loss = -log_probability.gather(-1, labels[:, None]).sum()
+        if self.label_smoothing:
+            loss = (1 - self.label_smoothing) * loss - self.label_smoothing * log_probability.mean(-1).sum()
+        return float(loss)
 
     def bound(self, confusion: Tensor, mean_loss: float) -> float:
         return mean_loss
@@ -153,13 +158,15 @@ class CrossEntropy(Objective):
 class SmoothF1(Objective):
     """Macro-F1 less a little cross-entropy, so that networks with equal predictions still differ.
 
-    `weight` is the price of one nat in F1; 0.01 only breaks ties.
+    `weight` is the price of one nat in F1, at least 0; 0.01 only breaks ties.
     """
 
     name, sense = "smooth_f1", "max"
     has_bound = True
 
     def __init__(self, weight: float = 0.01) -> None:
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"`weight` must be a finite number >= 0, got {weight}: a higher loss never scores higher")
         self.weight = weight
         self._f1, self._cross_entropy = F1(), CrossEntropy()
 

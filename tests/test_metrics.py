@@ -5,10 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sklearn
 from torch import Tensor
 
-from evohbde.metrics import accuracy, balanced_accuracy, confusion_matrix, f1
+from evohbde.metrics import accuracy, balanced_accuracy, confusion_matrix, f1, predicted_classes
+from evohbde.objectives import has_finite_outputs
 
 
 @st.composite
@@ -101,3 +103,21 @@ def test_no_samples_score_zero():
     counts = confusion_matrix(torch.empty(2, 0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), 3)
     for scores in (f1(counts), f1(counts, classes="all"), accuracy(counts), balanced_accuracy(counts)):
         assert scores.tolist() == [0, 0]
+
+
+@given(
+    st.integers(1, 40).flatmap(
+        lambda num_classes: arrays(
+            np.float32, (3, 7, num_classes), elements=st.sampled_from([-2.0, -1.0, 0.0, 0.5, 3.0])
+        )
+    )
+)
+def test_the_predicted_class_is_the_first_of_the_largest(logits):
+    assert predicted_classes(torch.from_numpy(logits)).numpy().tolist() == logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("fault", [torch.nan, torch.inf, -torch.inf])
+def test_one_output_that_is_not_finite_is_found(fault):
+    logits = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    logits[1, 2, 3] = fault
+    assert has_finite_outputs(logits).tolist() == [True, False, True]

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from evohbde.reductions.base import Reduction, check_mode, check_weights
-from evohbde.reductions.binning import BlockSummary, compact, histogram_bins, sorted_bins, summarise
+from evohbde.reductions.binning import (
+    BlockSummary,
+    compact,
+    histogram_bins,
+    histogram_blocks,
+    sorted_bins,
+    summarise,
+)
 
 UNASSIGNED_VALUE = 1.0
 """What a weight in no block becomes in mode `"replace"` (published code: its canvas starts as ones)."""
@@ -35,10 +42,9 @@ class Blocking(Reduction):
     mode: str
     has_unassigned: bool
 
-    def __init__(self, theta0: Tensor, ids: np.ndarray, mode: str) -> None:
+    def __init__(self, theta0: Tensor, ids: np.ndarray, mode: str, summary: BlockSummary | None = None) -> None:
         check_mode(mode)
-        summary = summarise(_as_numpy(theta0), ids)
-        self._set(theta0, ids, summary, mode)
+        self._set(theta0, ids, summary or summarise(_as_numpy(theta0), ids), mode)
 
     def _set(self, theta0: Tensor, ids: np.ndarray, summary: BlockSummary, mode: str) -> None:
         device, dtype = theta0.device, theta0.dtype
@@ -97,7 +103,7 @@ class HistogramBlocking(Blocking):
     """Tie the weights that share a bin of an equal-width histogram; empty bins are dropped.
 
     Blocks are ordered by value (by group first). Edges are float64 whatever the type of the weights. Cost: two passes
-    over the weights, in pieces; memory one int32 per weight.
+    over the weights, in pieces; memory one int32 per weight, and half of that again while it is built.
 
     Args:
         theta0: Trained weights, `(D,)`, finite.
@@ -130,13 +136,15 @@ class HistogramBlocking(Blocking):
                 "block; use rule='closed'"
             )
         weights = _as_numpy(theta0)
-        keys = histogram_bins(weights, num_bins, _group_ids(groups, theta0))
-        if rule == "authors":
-            # In the published half-open bins only the maximum itself reaches the last edge.
-            keys[weights == weights.max()] = num_bins - 1
+        if rule == "closed":
+            ids, summary = histogram_blocks(weights, num_bins, _group_ids(groups, theta0))
+            super().__init__(theta0, ids, mode, summary)
+            return
+        keys = histogram_bins(weights, num_bins)
+        # In the published half-open bins only the maximum itself reaches the last edge.
+        keys[weights == weights.max()] = num_bins - 1
         super().__init__(theta0, compact(keys), mode)
-        if rule == "authors":
-            self._drop_last_block()
+        self._drop_last_block()
 
     def _drop_last_block(self) -> None:
         self.dim -= 1

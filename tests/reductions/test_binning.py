@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from evohbde.reductions.binning import PIECE, compact, histogram_bins, sorted_bins, summarise
+from evohbde.reductions.binning import PIECE, compact, histogram_bins, histogram_blocks, sorted_bins, summarise
 
 FLOATS = {
     np.float32: st.floats(width=32, allow_nan=False, allow_infinity=False),
@@ -168,3 +168,43 @@ def test_the_mean_of_equal_weights_is_that_weight(value, count, kind):
     value = kind(value) * kind(0.1)  # a float64 that is rounded in sums
     summary = summarise(np.full(count, value), np.zeros(count, dtype=np.int32))
     assert summary.mean[0] == summary.lower[0] == summary.upper[0] == value
+
+
+def assert_blocks_equal_those_of_a_scan_per_bin(weights: np.ndarray, num_edges: int) -> None:
+    """Against the definition: NumPy's bins, then the members of one bin after the other."""
+    bins = numpy_bins(weights, num_edges)
+    ids, summary = histogram_blocks(weights, num_edges)
+    assert ids.dtype == np.int32 and np.array_equal(ids, np.unique(bins, return_inverse=True)[1])
+    order = np.argsort(bins, kind="stable")
+    members = np.split(weights[order], np.flatnonzero(np.diff(bins[order])) + 1)
+    assert summary.counts.tolist() == [len(m) for m in members]
+    assert summary.lower.tolist() == [m.min() for m in members]
+    assert summary.upper.tolist() == [m.max() for m in members]
+    means = [m.mean(dtype=np.float64) for m in members]
+    np.testing.assert_allclose(summary.mean, means, rtol=1e-9, atol=1e-9 * np.abs(weights).max())
+
+
+@settings(max_examples=150)
+@given(
+    weights=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=60),
+    num_edges=st.one_of(st.integers(1, 60), st.sampled_from([1_000, 10_000, 40_000, 200_000])),
+)
+def test_blocks_in_one_go_equal_a_scan_per_bin(weights, num_edges):
+    weights = np.array(weights, dtype=np.float32)
+    low, high = float(weights.min()), float(weights.max())
+    assume(low == high or is_coarse(low, high, num_edges))
+    assert_blocks_equal_those_of_a_scan_per_bin(weights, num_edges)
+
+
+@pytest.mark.parametrize("num_edges", [1, 2, 50, 3_000, 10_000, 40_000])
+def test_blocks_of_bells_with_far_weights_equal_a_scan_per_bin(num_edges):
+    generator = np.random.default_rng(num_edges)
+    bell = generator.normal(size=PIECE + 1_000) * generator.choice([0.01, 0.05], PIECE + 1_000)
+    weights = np.concatenate([bell, np.ones(64), on_and_next_to_edges(-0.4, 1.0, 300, np.float32)]).astype(np.float32)
+    assert_blocks_equal_those_of_a_scan_per_bin(weights, num_edges)
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(1e3, 1e-3), (-7.0, 1e-6), (0.0, 1e-35), (0.0, 1e30)])
+def test_blocks_far_from_zero_or_of_odd_size_equal_a_scan_per_bin(shift, scale):
+    weights = (shift + scale * np.random.default_rng(0).normal(size=5_000)).astype(np.float32)
+    assert_blocks_equal_those_of_a_scan_per_bin(weights, 500)
