@@ -24,7 +24,8 @@ def check_reduction(reduction: Reduction, *, atol: float = 1e-5) -> None:
     The instance stays as it is. Checked are the law `reduce(expand(z)) == z`, shapes, types and devices for any leading
     dimensions, `expand_into`, gradients through `expand`, that equal inputs give equal results and stay unchanged,
     `to`, and that `state_dict` is safe to load and complete. Where `is_unique` is false, the law is that `reduce` gives
-    some `z` of the same weights; where `is_binary` is true, only zeros and ones are tried and no gradient is asked for.
+    some `z` of the same weights; where `is_binary` is true, only zeros and ones are tried and no gradient is asked for,
+    nor where `is_smooth` is false.
 
     Args:
         reduction: An instance of your own `Reduction`.
@@ -39,7 +40,7 @@ def check_reduction(reduction: Reduction, *, atol: float = 1e-5) -> None:
     _check_leads(reduction, atol)
     _check_purity(reduction)
     _check_expand_into(reduction)
-    if not reduction.is_binary:
+    if reduction.is_smooth and not reduction.is_binary:
         _check_gradient(reduction)
     _check_width(reduction)
     _check_state_dict(reduction)
@@ -70,7 +71,7 @@ def _check_attributes(reduction: Reduction) -> None:
     for name in ("dim", "full_dim"):
         value = getattr(reduction, name, None)
         _demand(type(value) is int and value >= 1, reduction, f"`{name}` must be an int of at least 1, got {value!r}")
-    for name in ("is_unique", "is_binary"):
+    for name in ("is_unique", "is_binary", "is_smooth"):
         value = getattr(reduction, name)
         _demand(type(value) is bool, reduction, f"`{name}` must be True or False, got {value!r}")
     for name in ("center", "lower", "upper"):

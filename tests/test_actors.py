@@ -4,19 +4,24 @@ Starting actors is slow, so that one story is told once without and once with th
 """
 
 import pickle
+from importlib.util import find_spec
 
 import pytest
 import ray
 import torch
-from evotorch import Problem
+from evotorch import Problem, SolutionBatch
 from evotorch.algorithms import SNES
 from torch import Tensor
 
 from evohbde.data import SuperBatches
 from evohbde.problem import NetworkProblem, ReducedProblem
+from evohbde.problem_base import BaseProblem
+from evohbde.pymoo_bridge import PymooSearcher
 from evohbde.reductions import HistogramBlocking, RandomBlocking
 from evohbde.run import run_until
 from evohbde.searchers import DE
+from tests.pymoo_algorithms import MULTI, SINGLE, make_algorithm
+from tests.searcher_tables import EVOTORCHS, EVOTORCHS_FOR_TWO_OBJECTIVES, OURS, OURS_FOR_TWO_OBJECTIVES
 from tests.small_networks import digits, mlp
 
 SIZE, POPSIZE = 20, 9
@@ -89,6 +94,53 @@ def story_of_a_reduction(num_actors: int) -> dict[str, dict]:
     return story
 
 
+def quadratic_problem(num_objectives: int, num_actors: int) -> BaseProblem:
+    class Quadratics(BaseProblem):  # a local class travels to the actors by value
+        def _evaluate_batch(self, batch: SolutionBatch) -> None:
+            z = batch.access_values(keep_evals=True).as_subclass(Tensor)
+            batch.set_evals(
+                torch.stack([(z - goal).square().sum(1) for goal in (0.4, -0.3)][: len(self.senses)], dim=1)
+            )
+
+    problem = Quadratics(["min"] * num_objectives, solution_length=4, initial_bounds=(-1, 1), num_actors=num_actors)
+    problem.center = torch.zeros(4)
+    return problem
+
+
+def searchers_for(num_objectives: int) -> dict:
+    if num_objectives == 1:
+        return {**OURS, **{f"EvoTorch's {name}": make for name, make in EVOTORCHS.items()}, **of_pymoo(SINGLE)}
+    ours = {name: OURS[name] for name in OURS_FOR_TWO_OBJECTIVES}
+    return {
+        **ours,
+        **{f"EvoTorch's {name}": EVOTORCHS[name] for name in EVOTORCHS_FOR_TWO_OBJECTIVES},
+        **of_pymoo(MULTI),
+    }
+
+
+def of_pymoo(names: tuple[str, ...]) -> dict:
+    def make(name: str):
+        termination = ("n_gen", 100) if name == "RVEA" else None
+        return lambda problem: PymooSearcher(problem, make_algorithm(name), termination=termination)
+
+    has_numba = find_spec("numba") is not None
+    return {f"pymoo's {name}": make(name) for name in names if has_numba or name != "AGEMOEA2"}
+
+
+def stories_of_searchers(num_objectives: int, num_actors: int) -> dict[str, dict]:
+    """Every searcher on one problem with one pool of actors, which takes longer to start than all of them to run."""
+    problem = quadratic_problem(num_objectives, num_actors)
+    stories = {}
+    for name, make in searchers_for(num_objectives).items():
+        problem.manual_seed(5)
+        searcher = make(problem)
+        searcher.run(3)
+        stories[name] = {kind: getattr(searcher.population, kind).as_subclass(Tensor) for kind in ("values", "evals")}
+    stories["is_parallel"] = {"actors": len(problem.actors or [])}
+    problem.kill_actors()
+    return stories
+
+
 @pytest.fixture(scope="module")
 def networks(cluster):
     return story_of_a_network(0), story_of_a_network(2)
@@ -97,6 +149,11 @@ def networks(cluster):
 @pytest.fixture(scope="module")
 def reductions(cluster):
     return story_of_a_reduction(0), story_of_a_reduction(2)
+
+
+@pytest.fixture(scope="module")
+def every_searcher(cluster):
+    return {m: (stories_of_searchers(m, 0), stories_of_searchers(m, 2)) for m in (1, 2)}
 
 
 def assert_equal(one: dict, other: dict) -> None:
@@ -131,3 +188,10 @@ def test_a_reduced_problem_gives_the_same_search_with_and_without_actors(reducti
     alone, parallel = reductions
     assert alone["is_parallel"]["actors"] == 0 and parallel["is_parallel"]["actors"] == 2
     assert_equal(alone["DE"], parallel["DE"])
+
+
+@pytest.mark.parametrize(("num_objectives", "name"), [(m, name) for m in (1, 2) for name in searchers_for(m)])
+def test_every_searcher_finds_the_same_with_and_without_actors(every_searcher, num_objectives, name):
+    alone, parallel = every_searcher[num_objectives]
+    assert alone["is_parallel"]["actors"] == 0 and parallel["is_parallel"]["actors"] == 2
+    assert_equal(alone[name], parallel[name])

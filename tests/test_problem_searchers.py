@@ -25,10 +25,24 @@ from torch import Tensor
 
 from evohbde.data import SuperBatches
 from evohbde.problem import NetworkProblem
-from evohbde.reductions import HistogramBlocking
+from evohbde.reductions import GroupMask, HistogramBlocking
 from evohbde.run import run_until
 from evohbde.searchers import CMAES as OurCMAES
-from evohbde.searchers import DE, JADE, JDE, LSHADE, SHADE
+from evohbde.searchers import (
+    DE,
+    JADE,
+    JDE,
+    LSHADE,
+    MOEAD,
+    NSGA2,
+    SHADE,
+    BinaryTabuSearch,
+    CoordinateSearch,
+    IteratedLocalSearch,
+    RandomSearch,
+    SimulatedAnnealing,
+    TabuSearch,
+)
 from tests.small_networks import cnn, digits, f1_of_scikit_learn, mlp
 
 DATA = digits(60)
@@ -57,6 +71,13 @@ SEARCHERS = {
     "JADE": lambda p: JADE(p, popsize=10),
     "SHADE": lambda p: SHADE(p, popsize=10),
     "LSHADE": lambda p: LSHADE(p, popsize=10, num_evaluations=60),
+    "RandomSearch": lambda p: RandomSearch(p, popsize=10, stdev_init=0.05, include_center=True),
+    "SimulatedAnnealing": lambda p: SimulatedAnnealing(p, popsize=2),
+    "TabuSearch": lambda p: TabuSearch(p, stdev_init=0.05),
+    "IteratedLocalSearch": lambda p: IteratedLocalSearch(p, popsize=4),
+    "CoordinateSearch": lambda p: CoordinateSearch(p, popsize=4),
+    "NSGA2": lambda p: NSGA2(p, popsize=10, stdev_init=0.05, include_center=True),
+    "MOEAD": lambda p: MOEAD(p, popsize=10, stdev_init=0.05, include_center=True),
     "our CMAES": lambda p: OurCMAES(p, popsize=10, stdev_init=0.05),
     "SNES": lambda p: SNES(p, popsize=10, **around(p)),
     "XNES": lambda p: XNES(p, popsize=10, **around(p)),
@@ -162,3 +183,27 @@ def test_a_longer_search_improves_the_network():
     found = problem.score(searcher.status["best"], DATA, ["cross_entropy"])["cross_entropy"]
     assert found == pytest.approx(searcher.status["best_eval"], rel=1e-5)
     assert found < 0.9 * before
+
+
+def groups_of_40(theta0: Tensor) -> GroupMask:
+    return GroupMask(theta0, torch.arange(len(theta0)) // 40)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: BinaryTabuSearch(p, popsize=2, num_neighbours=5, include_center=True),
+        lambda p: NSGA2(p, popsize=10, variation="binary", include_center=True),
+        lambda p: MOEAD(p, popsize=10, variation="binary", include_center=True),
+    ],
+)
+def test_binary_searchers_choose_which_weights_are_kept(make):
+    model = mlp()
+    problem = NetworkProblem(model, DATA, "f1_macro", reduction=groups_of_40, seed=4)
+    searcher = make(problem)
+    assert run_until(searcher, num_evaluations=120) == "num_evaluations"
+    best = searcher.status["best"]
+    theta = problem.decode(best)
+    assert set(best.values.tolist()) == {0.0, 1.0} and int((theta == 0).sum()) >= 1
+    assert searcher.status["best_eval"] == pytest.approx(f1_of_scikit_learn(model, theta, DATA), abs=1e-6)
+    assert searcher.status["best_eval"] > f1_of_scikit_learn(model, problem.decode(problem.center), DATA)

@@ -12,13 +12,10 @@ pytest.importorskip("pymoo", reason="pymoo is not installed")
 from pymoo.core.callback import Callback
 
 from evohbde.pymoo_bridge import PymooSearcher
-from evohbde.testing import check_searcher
 from tests.pymoo_algorithms import Functions, make_algorithm, senses_of
 
 RESUMABLE = ("DE", "PSO", "GA", "ES", "SRES", "ISRES", "RandomSearch", "NRBO", "SimpleCMAES", "NSGA2", "NSGA3")
 RESUMABLE += ("UNSGA3", "ParallelMOEAD", "SMSEMOA", "RVEA", "SPEA2", "CTAEA", "GDE3", "NSDE", "MOPSO_CD")
-# The kinds of algorithm there are: one that mates, one that moves, one that draws from NumPy's global generator.
-KINDS = ("DE", "GA", "PSO", "SimpleCMAES")
 
 
 def make(name: str, *, seed: int | None = 1) -> PymooSearcher:
@@ -33,11 +30,6 @@ def same(one: PymooSearcher, other: PymooSearcher) -> bool:
 
 def scramble_numpy() -> None:
     np.random.seed(7)  # noqa: NPY002
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_the_contract_of_searchers_is_kept(name):
-    check_searcher(lambda problem: PymooSearcher(problem, make_algorithm(name)))
 
 
 @pytest.mark.parametrize("name", RESUMABLE)

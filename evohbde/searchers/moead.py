@@ -151,7 +151,7 @@ class MOEAD(MultiObjectiveSearcher):
         second = (second * (size - 1)).long().minimum(size - 2)
         pair = torch.stack([first, second + (second >= first)])
         near = self._neighbours[rows].T.gather(0, pair.clamp(max=num_neighbours - 1))
-        return self._vary(torch.where(is_local, near, pair), num_children=1)[0]
+        return self._vary(torch.where(is_local, near, pair), rows[None])[0]
 
     def _select(self, values: Tensor, evals: Tensor, z: Tensor, scores: Tensor) -> Tensor:
         popsize = self.popsize

@@ -61,6 +61,7 @@ class MultiObjectiveSearcher(PopulationSearcher):
         self._population = SolutionBatch(problem, popsize=popsize, device=problem.device, empty=True)
         self._population.set_values(values)
         self._survived: Tensor | None = None
+        self._generation = 0
         self._is_started = False
         self._start_reporting()
 
@@ -155,6 +156,7 @@ class MultiObjectiveSearcher(PopulationSearcher):
         torch.where(is_parent, evals[parent], scores[child], out=evals)
         entered = torch.zeros(2 * popsize, dtype=torch.bool, device=source.device).index_fill_(0, source, True)
         self._survived = entered[popsize:]
+        self._generation += 1
 
     def _start(self) -> None:
         """Look at the first population, now that it is scored."""
@@ -181,8 +183,9 @@ class MultiObjectiveSearcher(PopulationSearcher):
             children[rows] = self._mate(rows)
         return children
 
-    def _vary(self, index: Tensor, num_children: int) -> Tensor:
-        """Children of the pairs of parents with these indices: `(2, n) -> (num_children, n, d)`."""
+    def _vary(self, index: Tensor, places: Tensor) -> Tensor:
+        """Children of pairs of parents for some places, -1 for none: `(2, n)`, `(c, n) -> (c, n, d)`."""
+        num_children = len(places)
         population = self._population
         parents = Parents(
             index=index,
@@ -192,6 +195,8 @@ class MultiObjectiveSearcher(PopulationSearcher):
             box=self._box,
             generator=self.problem.generator,
             survived=self._survived,
+            generation=self._generation,
+            places=places,
         )
         children = self._variation(parents)
         expected = (num_children, index.shape[1], population._data.shape[1])

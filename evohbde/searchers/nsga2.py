@@ -34,9 +34,9 @@ class NSGA2(MultiObjectiveSearcher):
         center_init, stdev_init: First population normal around a centre; without a centre, around `problem.center`.
         initial_population: First population as given, `(popsize, d)` or a `SolutionBatch`.
         include_center: Whether individual 0 is the centre itself (the trained network).
-        tournament: Which of two becomes a parent: the one that dominates the other (`"dominance"`, as in Deb's code), or
-            the one in the better front (`"rank"`, as in the paper: it gets ahead faster, but the population collapses
-            to one end of ZDT2's front in a third of the runs); then the less crowded.
+        tournament: Which of two becomes a parent: the one that dominates the other (`"dominance"`, as in Deb's code),
+            or the one in the better front (`"rank"`, as in the paper: it gets ahead faster, but on ZDT2 a third of the
+            runs collapse to one end of the front); then the less crowded.
         bounds: Strict bounds; None: those of the problem. Where it has only initial bounds, they give the scale of
             mutations and are not enforced.
         eliminate_duplicates: Whether children equal to others are made anew, and remaining ones survive last.
@@ -90,7 +90,8 @@ class NSGA2(MultiObjectiveSearcher):
         num_pairs = (len(rows) + 1) // 2
         contestants = self._permutations(4 * num_pairs).view(2, 2 * num_pairs)
         winners = crowded_tournament(contestants, self._compare(contestants), self._crowding, self.rand(2 * num_pairs))
-        return self._vary(winners.view(2, num_pairs), num_children=2).flatten(0, 1)[: len(rows)]
+        places = torch.cat([rows, rows.new_full((2 * num_pairs - len(rows),), -1)])
+        return self._vary(winners.view(2, num_pairs), places.view(2, num_pairs)).flatten(0, 1)[: len(rows)]
 
     def _compare(self, pairs: Tensor) -> Tensor:
         if self.tournament == "rank":

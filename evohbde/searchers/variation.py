@@ -35,6 +35,8 @@ class Parents:
         box: Bounds, if there are any.
         generator: The problem's own generator, or None where it has no seed.
         survived: `(N,)` bool, which of the latest children have entered the population; None before there were any.
+        generation: How many generations of children were scored before; some of one may be made later than others.
+        places: `(num_children, n)`, where the children go in their generation and in its `survived`; -1: nowhere.
     """
 
     index: Tensor
@@ -44,6 +46,8 @@ class Parents:
     box: Box | None
     generator: torch.Generator | None
     survived: Tensor | None
+    generation: int
+    places: Tensor
 
     @property
     def values(self) -> Tensor:

@@ -3,38 +3,17 @@
 import copy
 import pickle
 
-import numpy as np
 import pytest
 import torch
 from evotorch import Problem, SolutionBatch
 from evotorch.logging import PandasLogger
 from front_problems import ZDT, Drifting, bits_problem, losses_of, state_of
-from pymoo.algorithms.moo.nsga2 import NSGA2 as PymooNSGA2
-from pymoo.indicators.hv import HV
-from pymoo.optimize import minimize
-from pymoo.problems import get_problem
 from torch import Tensor
 
 from evohbde.run import run_until
 from evohbde.searchers.nsga2 import NSGA2
 from evohbde.searchers.pareto import is_nondominated
 from evohbde.searchers.variation import BinaryVariation, Parents, RealVariation
-
-HYPERVOLUME = HV(ref_point=np.array([1.1, 1.1]))
-
-
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_the_front_has_the_hypervolume_of_pymoos(number):
-    ours, theirs = [], []
-    for seed in (1, 2, 3):
-        searcher = NSGA2(ZDT(number, seed=seed), popsize=60)
-        searcher.run(100)
-        ours.append(HYPERVOLUME(searcher.pareto_front.evals.numpy()))
-        result = minimize(get_problem(f"zdt{number}"), PymooNSGA2(pop_size=60), ("n_gen", 100), seed=seed)
-        theirs.append(HYPERVOLUME(result.F))
-    # Half of the runs on ZDT2 collapse for a while, theirs and ours alike: the best run is what can be compared.
-    summary = max if number == 2 else np.median
-    assert summary(ours) > summary(theirs) - 0.05, (ours, theirs)
 
 
 @pytest.mark.parametrize("senses", [("max", "min"), ("min", "max"), ("max", "max")])

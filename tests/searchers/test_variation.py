@@ -44,6 +44,8 @@ def parents_of(population, box=None, num_children=2, seed=0) -> Parents:
         box=box,
         generator=torch.Generator().manual_seed(seed),
         survived=None,
+        generation=0,
+        places=torch.arange(num_children * (len(population) // 2)).view(num_children, -1),
     )
 
 
