@@ -9,10 +9,13 @@ from evohbde.data import TensorData
 from evohbde.layout import ParameterLayout
 from evohbde.reductions import Reduction
 from evohbde.stages import PrefixCache, pieces
-from evohbde.strategies import Choice, Strategy, Working, choose
+from evohbde.strategies import Choice, Strategy, Views, Working, choose, computing
 
 SMALLEST_BATCH = 16
 """Smaller batches take other kernels, whose results differ in the last bits."""
+
+GRAIN = 32
+"""So do numbers at another place modulo the width of a CPU's vectors, as in batches of an odd size."""
 
 
 class Engine:
@@ -23,6 +26,8 @@ class Engine:
         cache: Activations in front of the first searched weight.
         strategy: How candidates are run; None before `choose`.
         choice: Why; None before `choose`.
+        batch_size: Samples per forward pass: a multiple of 32 from 32 on, halved when memory runs out.
+        precision: See `evohbde.strategies.precision`.
     """
 
     def __init__(
@@ -35,14 +40,16 @@ class Engine:
         batch_size: int,
         stage_names: tuple[str, ...] | None,
         cache_bytes: int,
+        precision: str = "float32",
     ) -> None:
-        self.reduction, self.batch_size = reduction, batch_size
+        self.reduction, self.precision = reduction, precision
+        self.batch_size = batch_size = _aligned(batch_size)
         self.working = working = Working(model, layout, data.x, stage_names)
         self.cache = PrefixCache(data, working.stages, working.depth, batch_size, cache_bytes)
         self.strategy: Strategy | None = None
         self.choice: Choice | None = None
         self._tail_samples = 0
-        self._is_invariant: bool | None = None
+        self._is_invariant: dict[tuple[int, int], bool] = {}
         self._room: Tensor | None = None
 
     @property
@@ -50,10 +57,24 @@ class Engine:
         share = self.working.prefix_share
         return self.cache.num_computed * share + self._tail_samples * (1.0 - share)
 
+    def activations(self, span: slice) -> Tensor:
+        """What lies in front of the first searched weight, for the samples in `span`, in float32."""
+        while True:
+            try:
+                with computing("float32", self.working.theta.device):
+                    return self.cache.activations(span)
+            except RuntimeError as error:
+                self.cache.batch_size = self._half(error, self.cache.batch_size)
+
     def choose(self, name: str, z: Tensor, features: Tensor) -> Choice:
         """Take the strategy of this name, once."""
-        if self.strategy is None or self.choice is None:
-            self.strategy, self.choice = choose(name, self.working, self.reduction, self.batch_size, z, features)
+        while self.strategy is None or self.choice is None:
+            try:
+                self.strategy, self.choice = choose(
+                    name, self.working, self.reduction, self.batch_size, z, features, self.precision
+                )
+            except RuntimeError as error:
+                self.batch_size = self._half(error, min(self.batch_size, len(features)))
         return self.choice
 
     def start(self, features: Tensor) -> tuple[Strategy, Tensor]:
@@ -69,39 +90,80 @@ class Engine:
             self._room = self.working.theta.new_empty(shape)
         return self._room
 
+    def load(self, z: Tensor) -> Tensor:
+        """Write a group of candidates into the network; returns their weights, `(p, D)`, valid until the next call."""
+        assert self.strategy is not None
+        with computing("float32", z.device):
+            return self.strategy.load(z)
+
     def forward(self, features: Tensor, out: Tensor) -> None:
         """Write the outputs of the loaded candidates on all samples, `(B, ...)`, into `out`, `(p, B, C)`."""
         start = 0
         for piece in pieces(features, self.batch_size):
-            out[:, start : start + len(piece)] = self.run(piece)
+            self.run(piece, out[:, start : start + len(piece)])
             start += len(piece)
 
-    def run(self, piece: Tensor) -> Tensor:
-        """Outputs on one piece of samples; out of memory halves it, and all later ones."""
+    def run(self, piece: Tensor, out: Tensor) -> None:
+        """Write outputs on one piece of samples into `out`; out of memory halves it, and all later ones."""
         assert self.strategy is not None
         try:
-            outputs = self.strategy.run(piece)
+            with computing(self.precision, piece.device):
+                out.copy_(self.strategy.run(piece))
         except RuntimeError as error:
-            half = len(piece) // 2
-            if not _is_out_of_memory(error) or half < SMALLEST_BATCH:
-                raise
-            self.batch_size = min(self.batch_size, half)
+            half = self._half(error, len(piece))
         else:
-            self._tail_samples += len(piece) * len(outputs)
-            return outputs
-        return torch.cat([self.run(piece[:half]), self.run(piece[half:])], dim=1)
+            self._tail_samples += len(piece) * len(out)
+            return
+        self.batch_size = min(self.batch_size, half)
+        self.run(piece[:half], out[:, :half])
+        self.run(piece[half:], out[:, half:])
 
-    def is_invariant(self, z: Tensor, features: Tensor) -> bool:
-        """Whether a sample's outputs are the same bits whatever its batch and place; tried once, on two batches."""
-        if self._is_invariant is None:
-            strategy, some = self.start(features[: 2 * self.batch_size])
-            strategy.load(z[:1])
-            order = torch.arange(len(some) - 1, -1, -1, device=some.device)
-            straight = [strategy.run(piece) for piece in pieces(some, self.batch_size)]
-            turned = [strategy.run(piece) for piece in pieces(strategy.prepare(some[order]), self.batch_size)]
-            self._is_invariant = torch.equal(torch.cat(straight, 1)[:, order], torch.cat(turned, 1))
-        return self._is_invariant
+    def outputs(self, z: Tensor, features: Tensor) -> Tensor:
+        """Outputs of some candidates, `(p, B, C)`; not counted."""
+        before = self._tail_samples
+        strategy, features = self.start(features)
+        outputs = self.working.theta.new_empty(len(z), len(features), self.working.num_outputs)
+        for start in range(0, len(z), strategy.group):
+            self.load(z[start : start + strategy.group])
+            self.forward(features, outputs[start : start + strategy.group])
+        self._tail_samples = before
+        return outputs
+
+    def reference(self, z: Tensor, features: Tensor) -> Tensor:
+        """Outputs of some candidates by `Views` in float32, `(p, B, C)`; not counted."""
+        views, outputs = Views(self.working, self.reduction), []
+        with computing("float32", z.device):
+            for row in range(len(z)):
+                views.load(z[row : row + 1])
+                outputs.append(torch.cat([views.run(piece) for piece in pieces(features, self.batch_size)], 1))
+        return torch.cat(outputs)
+
+    def is_invariant(self, features: Tensor) -> bool:
+        """Whether a sample's outputs are the same bits whatever its place among these; tried once on all of them."""
+        key = len(features), self.batch_size
+        if key not in self._is_invariant:
+            center = self.reduction.center[None]
+            order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0)).to(features.device)
+            straight, mixed = self.outputs(center, features), self.outputs(center, features[order])
+            self._is_invariant[key] = torch.equal(straight[:, order], mixed) and key[1] == self.batch_size
+        return self._is_invariant[key]
+
+    def _half(self, error: RuntimeError, num_samples: int) -> int:
+        """Half as many samples, if the error is that memory ran out and half is enough; else raise it."""
+        half = _aligned(num_samples // 2)
+        if not _is_out_of_memory(error) or half < SMALLEST_BATCH:
+            raise error
+        return half
+
+
+def _aligned(batch_size: int) -> int:
+    for grain in (GRAIN, SMALLEST_BATCH):
+        if batch_size >= grain:
+            return batch_size - batch_size % grain
+    return batch_size
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    text = str(error)
+    is_said = "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, torch.cuda.OutOfMemoryError) or is_said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +16,13 @@ from evohbde.objectives import AnyObjective, Objective, ObjectiveLike, WeightObj
 from evohbde.racing import Contest, Racer, SampleOrder
 from evohbde.reductions import Reduction
 from evohbde.stages import CACHE_BYTES, pieces
-from evohbde.strategies import Choice, check_strategy
+from evohbde.strategies import Choice, check_precision, check_strategy, computing
 
 LOGIT_BYTES = 64 << 20
 """Outputs of so many candidates are judged together as fit into this size."""
+
+COMPARED = 4
+"""Candidates that are scored in float32 too, to say by how much a lower precision changes scores."""
 
 REPORTED = ("f1_macro", "accuracy", "balanced_accuracy", "cross_entropy")
 
@@ -38,10 +42,13 @@ class NetworkEvaluator:
         reduction: How they are expanded.
         objectives: What is judged, M of them.
         data: The samples that `__call__` refers to by slices.
-        batch_size: Samples per forward pass; None: 100 for images on a CPU, else up to 4,096.
+        batch_size: Samples per forward pass, from 32 on in steps of 32, so that scores do not depend on it; None: 96
+            for images on a CPU, else up to 4,096.
         stages: Names of the modules that form the network, in order; None finds them.
         cache_bytes: Limit of the kept activations.
         strategy: `"auto"`, or one of `evohbde.strategies.NAMES` by name.
+        precision: `"float32"`; on CUDA `"tf32"` for products of 10 bits in the mantissa; `"float16"` for autocast. By
+            how much that moves scores is in `choice`. `score` and `predict` always take float32.
 
     Attributes:
         choice: The strategy taken and its measurements; None before the first call.
@@ -60,15 +67,17 @@ class NetworkEvaluator:
         stages: Sequence[str] | None = None,
         cache_bytes: int = CACHE_BYTES,
         strategy: str = "auto",
+        precision: str = "float32",
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1 sample, got {batch_size}")
         check_strategy(strategy)
+        check_precision(precision, data.device)
         self.model, self.layout, self.reduction = model, layout, reduction
         self.objectives, self.data = list(objectives), data
         self.batch_size = batch_size or default_batch_size(data.x)
         self.stage_names = None if stages is None else tuple(stages)
-        self.cache_bytes, self.strategy = cache_bytes, strategy
+        self.cache_bytes, self.strategy, self.precision = cache_bytes, strategy, precision
         self.choice: Choice | None = None
         self.is_bound: Tensor | None = None
         self.order = SampleOrder(len(data), data.device)
@@ -90,6 +99,7 @@ class NetworkEvaluator:
                 batch_size=self.batch_size,
                 stage_names=self.stage_names,
                 cache_bytes=self.cache_bytes,
+                precision=self.precision,
             )
         return self._engine
 
@@ -101,14 +111,15 @@ class NetworkEvaluator:
     @torch.inference_mode()
     def precompute(self) -> None:
         """Compute the activations in front of the first searched weight for all samples now (counted, as ever)."""
-        self.engine.cache.activations(slice(0, len(self.data)))
+        self.engine.activations(slice(0, len(self.data)))
 
     @torch.inference_mode()
     def settle(self, z: Tensor, span: slice) -> Choice:
         """Choose the strategy now, so that copies of this evaluator in other processes take the same one."""
         engine = self.engine
-        features = engine.working.stages.run(self.data.x[span][: engine.batch_size], 0, engine.working.depth)
-        return self._choose(engine, z, features)
+        with computing("float32", z.device):
+            features = engine.working.stages.run(self.data.x[span][: engine.batch_size], 0, engine.working.depth)
+        return self._choose(engine, z, features, self.data.y[span][: len(features)])
 
     @torch.inference_mode()
     def __call__(self, z: Tensor, span: slice, contest: Contest | None = None, extra: Tensor | None = None) -> Tensor:
@@ -122,36 +133,54 @@ class NetworkEvaluator:
             extra: `(N,)`, what the caller adds to the scores before they meet a threshold; None: nothing.
         """
         engine = self.engine
-        features = engine.cache.activations(span)
-        self._choose(engine, z, features)
+        features = engine.activations(span)
+        self._choose(engine, z, features, self.data.y[span])
         self.is_bound = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         scores = torch.full((len(z), len(self.objectives)), torch.nan, dtype=torch.float64, device=z.device)
-        is_raced = contest is not None and self._may_race(engine, features) and engine.is_invariant(z, features)
-        has_threshold = contest.has_threshold if contest is not None and is_raced else self.is_bound
-        in_full, raced = ((~has_threshold).nonzero()[:, 0], has_threshold.nonzero()[:, 0])
+        learns = self._may_race(engine, features)
+        if contest is None or not learns or not engine.is_invariant(features):
+            self._score(
+                engine, z, torch.arange(len(z), device=z.device), features, span, scores, 1.0 if learns else 0.0
+            )
+            return scores
+        contest.check(len(z))
+        in_full, raced = (rows.nonzero()[:, 0] for rows in (~contest.has_threshold, contest.has_threshold))
         if len(in_full):
             self._score(engine, z, in_full, features, span, scores, len(in_full) / max(len(in_full), len(raced)))
-        if contest is not None and is_raced:
+        if len(raced):
             self._race(engine, z, raced, features, span, contest, extra, scores)
         return scores
 
-    def _choose(self, engine: Engine, z: Tensor, features: Tensor) -> Choice:
+    def _choose(self, engine: Engine, z: Tensor, features: Tensor, labels: Tensor) -> Choice:
         name = self.strategy if self.choice is None else self.choice.name
         choice = engine.choose(name, z, features)
-        self.choice = self.choice or choice
-        return choice
+        if self.choice is None:
+            self.choice = replace(choice, score_deviations=self._score_deviations(engine, z, features, labels))
+        return self.choice
+
+    def _score_deviations(self, engine: Engine, z: Tensor, features: Tensor, labels: Tensor) -> dict[str, float]:
+        """By how much this precision moves the scores of a few candidates, by objective."""
+        if self.precision == "float32":
+            return {}
+        exact = engine.reference(z[:COMPARED], features)
+        taken = engine.outputs(z[:COMPARED], features)
+        deviations = {}
+        for objective in self._output_objectives:
+            pair = [objective(logits, labels).double() for logits in (taken, exact)]
+            deviations[objective.name] = float((pair[0] - pair[1]).abs().nan_to_num(nan=0.0).max())
+        return deviations
 
     def _score(
         self, engine: Engine, z: Tensor, rows: Tensor, features: Tensor, span: slice, scores: Tensor, share: float
     ) -> None:
-        """Score candidates in full."""
+        """Score candidates in full, and let the order of the samples learn from them by this share."""
         labels = self.data.y[span]
         strategy, features = engine.start(features)
         for some in rows.split(_rows_at_once(strategy.group, len(labels) * engine.working.num_outputs * 4)):
             logits = engine.room(len(some), len(labels)) if self._output_objectives else None
             for start in range(0, len(some), strategy.group):
                 group = some[start : start + strategy.group]
-                theta = strategy.load(z[group])
+                theta = engine.load(z[group])
                 for j, objective in enumerate(self.objectives):
                     if isinstance(objective, WeightObjective):
                         scores[group, j] = torch.stack([objective(one).double() for one in theta])
@@ -159,7 +188,7 @@ class NetworkEvaluator:
                     engine.forward(features, logits[start : start + len(group)])
             if logits is not None:
                 self._judge(some, logits, span, scores)
-                if self._may_race(engine, features):
+                if share:
                     self.order.learn(logits, labels, span, share * len(some) / len(rows))
 
     def _judge(self, rows: Tensor, logits: Tensor, span: slice, scores: Tensor) -> None:
@@ -173,7 +202,7 @@ class NetworkEvaluator:
         is_bounded = len(self.objectives) == 1 and self.objectives == self._output_objectives
         if not is_bounded or not self._output_objectives[0].has_bound or len(features) < 2 * engine.batch_size:
             return False
-        return engine.start(features[:1])[0].group == 1
+        return engine.start(features)[0].group == 1
 
     def _race(
         self,
@@ -187,34 +216,30 @@ class NetworkEvaluator:
         scores: Tensor,
     ) -> None:
         """Score candidates until they have lost; what is scored to the end gets its full score."""
-        order = self.order.hardest_first(span)
-        strategy, features = engine.start(features[order])
+        assert self.is_bound is not None
+        order, labels = self.order.hardest_first(span), self.data.y[span]
+        _, features = engine.start(features[order])
         extra = torch.zeros(len(z), dtype=torch.float64) if extra is None else extra
         threshold = contest.resolve(scores[:, 0] + extra.to(scores.device))
-        racer = Racer(self._output_objectives[0], self.data.y[span][order], engine.working.num_outputs, threshold.dtype)
-        for row in rows.tolist():
-            strategy.load(z[row : row + 1])
-            outputs, bound = racer.run(
-                lambda piece: engine.run(piece)[0],
-                features,
-                engine.batch_size,
-                float(threshold[row]),
-                float(extra[row]),
-            )
-            if outputs is None:
-                scores[row, 0] = bound
-                assert self.is_bound is not None
-                self.is_bound[row] = True
+        racer = Racer(self._output_objectives[0], labels[order], engine.working.num_outputs, threshold.dtype)
+        sorted_logits = engine.working.theta.new_empty(1, len(labels), engine.working.num_outputs)
+        logits = torch.empty_like(sorted_logits)
+        for row, reach, price in zip(
+            rows.tolist(), threshold[rows].tolist(), extra[rows.to(extra.device)].tolist(), strict=True
+        ):
+            engine.load(z[row : row + 1])
+            bound = racer.run(engine.run, features, engine.batch_size, sorted_logits, reach, price)
+            if bound is not None:
+                scores[row, 0], self.is_bound[row] = bound, True
                 continue
-            logits = torch.empty_like(outputs)
-            logits[order] = outputs
-            self._judge(torch.tensor([row], device=z.device), logits[None], span, scores)
-            self.order.learn(logits[None], self.data.y[span], span, 1 / len(rows))
+            logits[:, order] = sorted_logits
+            self._judge(torch.tensor([row], device=z.device), logits, span, scores)
+            self.order.learn(logits, labels, span, 1 / len(rows))
 
 
 def default_batch_size(x: Tensor) -> int:
     """Samples per forward pass that keep a CPU's activations in cache (images), or a GPU busy."""
-    return 100 if x.ndim >= 4 and x.device.type == "cpu" else 4_096
+    return 96 if x.ndim >= 4 and x.device.type == "cpu" else 4_096
 
 
 def _rows_at_once(group: int, bytes_per_row: int) -> int:
@@ -228,7 +253,8 @@ def predict(network: nn.Module, data: TensorData, *, batch_size: int | None = No
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        outputs = [network(x) for x in pieces(data.x, batch_size or default_batch_size(data.x))]
+        with computing("float32", data.device):
+            outputs = [network(x) for x in pieces(data.x, batch_size or default_batch_size(data.x))]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     finally:
         for module, training in modes:

@@ -41,7 +41,7 @@ class NetworkProblem(BaseProblem):
             first objective, taken off a maximised one. Keeps a search on few samples near the trained weights.
         device: Where networks and candidates live; None: the data's device. With actors: `"cpu"`.
         num_actors, num_gpus_per_actor, num_subbatches, subbatch_size, seed: As in EvoTorch.
-        batch_size, stages, cache_bytes, strategy: See `NetworkEvaluator`.
+        batch_size, stages, cache_bytes, strategy, precision: See `NetworkEvaluator`.
         racing: Give up candidates that can no longer reach what the searcher asks for (`evohbde.racing`): the search
             takes the same way with fewer sample forwards.
 
@@ -74,6 +74,7 @@ class NetworkProblem(BaseProblem):
         stages: Sequence[str] | None = None,
         cache_bytes: int = CACHE_BYTES,
         strategy: str = "auto",
+        precision: str = "float32",
         racing: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -106,6 +107,7 @@ class NetworkProblem(BaseProblem):
             stages=stages,
             cache_bytes=cache_bytes,
             strategy=strategy,
+            precision=precision,
         )
         self.racing = racing
         self._samples_elsewhere = 0.0

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evohbde.metrics import confusion_matrix
+from evohbde.metrics import confusion_matrix, predicted_classes
 from evohbde.objectives import Objective
 from evohbde.stages import pieces
 
 SLACK = 1e-12
-"""Counted scores are sums of at most C ratios in float64; their rounding stays far below this share."""
+"""Scores are taken in float64 from counts, and their rounding stays far below this."""
 
 LOSS_SLACK = 1e-4
-"""A mean loss is taken in float32 in the end, where summing n terms may lose this share at most."""
+"""A mean loss is summed in float32 in the end, which may lose this share of it at most."""
 
 
 class Contest(NamedTuple):
@@ -41,6 +41,14 @@ class Contest(NamedTuple):
     def has_threshold(self) -> Tensor:
         """Which candidates may be given up: `(N,)`, bool."""
         return ~self.threshold.isnan() | (self.rival >= 0)
+
+    def check(self, num: int) -> None:
+        """Say what does not fit a batch of `num` candidates."""
+        for name, values in zip(self._fields, self, strict=True):
+            if values.shape != (num,):
+                raise ValueError(f"expected `{name}` of shape ({num},), one per candidate, got {tuple(values.shape)}")
+        if num and int(self.rival.max()) >= num:
+            raise ValueError(f"`rival` names row {int(self.rival.max())} of a batch of {num}: -1 means none")
 
     def resolve(self, scores: Tensor) -> Tensor:
         """Thresholds of all candidates, `(N,)`, from the full scores of the rivals; NaN where there is none."""
@@ -67,7 +75,7 @@ class SampleOrder:
         """Take in fully scored candidates, `(k, B, C)`, which make up this share of the population."""
         index = labels.expand(len(logits), -1)[..., None]
         margin = logits.gather(-1, index)[..., 0] - logits.scatter(-1, index, -torch.inf).amax(-1)
-        margin = margin.double().nan_to_num(nan=0.0)
+        margin = margin.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # broken candidates tell nothing
         self.errors[span] += share * ((margin <= 0).double().mean(0) - self.errors[span])
         self.margins[span] += share * (margin.mean(0) - self.margins[span])
 
@@ -94,42 +102,43 @@ class Racer:
 
     def run(
         self,
-        forward: Callable[[Tensor], Tensor],
+        forward: Callable[[Tensor, Tensor], None],
         features: Tensor,
         batch_size: int,
+        out: Tensor,
         threshold: float,
         extra: float = 0.0,
-    ) -> tuple[Tensor | None, float]:
+    ) -> float | None:
         """Score one candidate until it is lost.
 
         Args:
-            forward: Outputs of one piece of samples, `(b, ...) -> (b, C)`.
+            forward: Writes the outputs of one piece of samples, `(b, ...)`, into `(1, b, C)`.
             features: All samples, in order.
             batch_size: Samples per piece.
+            out: Room for all outputs, `(1, B, C)`.
             threshold: What must be reached.
             extra: Added to the score before it is compared.
 
         Returns:
-            All outputs, `(B, C)`, and infinity; or None and the bound at which the candidate was lost.
+            The bound at which the candidate was lost; None if it was not, and `out` is full.
         """
         counts = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=self.labels.device)
         left = self.support.clone()
-        loss, start, outputs = 0.0, 0, []
-        parts = pieces(features, batch_size)
-        for part in parts:
-            logits = forward(part)
-            outputs.append(logits)
-            labels = self.labels[start : start + len(part)]
-            start += len(part)
-            if len(outputs) == len(parts) or not bool(torch.isfinite(logits).all()):
-                continue
-            counts += confusion_matrix(logits.argmax(-1)[None], labels, self.num_classes)[0]
+        loss, start = 0.0, 0
+        for part in pieces(features, batch_size):
+            stop = start + len(part)
+            logits, labels = out[:, start:stop], self.labels[start:stop]
+            forward(part, logits)
+            start = stop
+            if stop == len(features) or not bool(torch.isfinite(logits).all()):
+                continue  # a piece that is left out of the counts only makes the bound less tight
+            counts += confusion_matrix(predicted_classes(logits), labels, self.num_classes)[0]
             left -= torch.bincount(labels, minlength=self.num_classes)
-            loss += self.objective.total_loss(logits, labels)
+            loss += self.objective.total_loss(logits[0], labels)
             bound = self.bound(counts, left, loss)
             if self.is_lost(bound + extra, threshold):
-                return None, bound
-        return torch.cat(outputs), float("inf")
+                return bound
+        return None
 
     def bound(self, counts: Tensor, left: Tensor, loss: float) -> float:
         """The best score that is still possible, with room for rounding."""

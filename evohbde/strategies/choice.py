@@ -1,7 +1,7 @@
 """Which strategy is the fastest here that computes the same?
 
 Every other strategy first proves on a probe batch that its outputs are those of `Views`, then has to be faster by a
-clear margin in interleaved runs. The answer is kept per network, samples and device, so that equal problems of one
+clear margin in interleaved runs. The times are kept per network, samples and device, so that equal problems of one
 process are evaluated alike; `Choice` is what a record needs to repeat it elsewhere.
 """
 
@@ -18,10 +18,12 @@ from evohbde.reductions import Reduction
 from evohbde.stages import PROBE_SAMPLES, pieces
 from evohbde.strategies.batched import Batched
 from evohbde.strategies.folded import Folded
+from evohbde.strategies.graphs import Graphs
+from evohbde.strategies.precision import computing
 from evohbde.strategies.views import Strategy, Views, Working
 from evohbde.strategies.vmapped import MOST_SAMPLES, Vmapped
 
-NAMES = ("auto", "views", "folded", "batched", "vmap")
+NAMES = ("auto", "views", "folded", "batched", "vmap", "graphs")
 
 TOLERANCE = 1e-3
 """Largest accepted deviation of an output, as a share of the largest output of the same candidate."""
@@ -32,8 +34,10 @@ ADVANTAGE = 0.97
 ROUNDS = 3
 SECONDS_PER_RUN = 0.15
 SHORTEST_RUN = 0.01
+SHORT_PIECE = 32
+"""Samples that a network too slow for more is measured with."""
 
-_known: dict[tuple[object, ...], Choice] = {}
+_known: dict[tuple[object, ...], dict[str, float]] = {}
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,16 @@ class Choice:
     Attributes:
         name: Its name.
         ratios: Time per candidate of each measured strategy as a share of `Views`'.
-        deviations: Largest deviation of an output from `Views`', as a share of the largest output, of each proved one.
+        deviations: Largest deviation of an output from `Views`' in float32, as a share of the largest output: of each
+            proved strategy, and under its own name of the precision taken, if that is not `"float32"`.
+        score_deviations: Largest deviation of a score by that precision from the score in float32, by objective, over
+            a few candidates; empty in float32.
     """
 
     name: str
     ratios: dict[str, float] = field(default_factory=dict)
     deviations: dict[str, float] = field(default_factory=dict)
+    score_deviations: dict[str, float] = field(default_factory=dict)
 
 
 def check_strategy(name: str) -> None:
@@ -56,19 +64,32 @@ def check_strategy(name: str) -> None:
         raise ValueError(f"`strategy` must be one of {', '.join(NAMES)}, got {name!r}")
 
 
-def build(name: str, working: Working, reduction: Reduction) -> Strategy | None:
-    """The strategy of this name, or None where it cannot run this network."""
-    if name == "folded":
-        return Folded.build(working, reduction)
-    if name == "batched":
-        return Batched.build(working, reduction)
-    if name == "vmap":
-        return Vmapped(working, reduction)
-    return Views(working, reduction)
+def build(name: str, working: Working, reduction: Reduction) -> list[Strategy]:
+    """The strategies of this name, best first; none where it cannot run this network."""
+    found: list[Strategy | None] = []
+    if name == "views":
+        found = [Views(working, reduction)]
+    elif name == "folded":
+        # A network that calls `view` needs the memory format that it was written for.
+        formats = (torch.channels_last, torch.contiguous_format)
+        found = [Folded.build(working, reduction, memory_format) for memory_format in formats]
+    elif name == "batched":
+        found = [Batched.build(working, reduction)]
+    elif name == "vmap":
+        found = [Vmapped(working, reduction)]
+    elif name == "graphs" and working.theta.device.type == "cuda":
+        found = [Graphs(inner) for other in ("folded", "views") for inner in build(other, working, reduction)]
+    return [strategy for strategy in found if strategy is not None]
 
 
 def choose(
-    name: str, working: Working, reduction: Reduction, batch_size: int, z: Tensor, features: Tensor
+    name: str,
+    working: Working,
+    reduction: Reduction,
+    batch_size: int,
+    z: Tensor,
+    features: Tensor,
+    precision: str = "float32",
 ) -> tuple[Strategy, Choice]:
     """The strategy asked for, or for `"auto"` the fastest one.
 
@@ -77,27 +98,43 @@ def choose(
         working: The network.
         reduction: Expands candidates.
         batch_size: Samples per forward pass.
-        z: Some candidates, `(p, d)`, to prove and measure with.
+        z: Some candidates, `(p, d)`, to measure with.
         features: What a generation passes through the searched part, `(B, ...)`.
+        precision: One of `evohbde.strategies.precision.PRECISIONS`.
 
     Raises:
-        ValueError: If a strategy is asked for by name that this network cannot be run with.
+        ValueError: If a strategy or a precision is asked for by name that this network cannot be run with.
     """
     check_strategy(name)
+    probe = features[:PROBE_SAMPLES]
     views = Views(working, reduction)
-    if name == "views":
-        return views, Choice("views")
-    if name != "auto":
-        strategy = build(name, working, reduction)
-        deviation = float("inf") if strategy is None else deviation_of(strategy, views, z, features)
-        if strategy is None or deviation > TOLERANCE:
+    proved: dict[str, Strategy] = {"views": views}
+    deviations = {} if precision == "float32" else {precision: _rounding(precision, views, probe)}
+    for other in NAMES[2:] if name == "auto" else {name} - {"views"}:
+        strategy, deviation = _prove(other, views, probe)
+        if strategy is not None:
+            strategy.compute_in(precision)
+            proved[other], deviations[other] = strategy, deviation
+        elif name != "auto":
             raise ValueError(f"`strategy` {name!r} cannot run this network: {_reason(name, deviation)}; use 'auto'")
-        return strategy, Choice(name, deviations={name: deviation})
-    signature = _signature(working, reduction, batch_size, features)
-    if signature not in _known:
-        _known[signature] = _measure(views, batch_size, z, features)
-    choice = _known[signature]
-    return build(choice.name, working, reduction) or views, choice
+    if name != "auto":
+        return proved[name], Choice(name, deviations=deviations)
+    if len(features) > MOST_SAMPLES:
+        proved.pop("vmap", None)
+    ratios = _ratios(proved, batch_size, z, features, precision) if len(proved) > 1 else {"views": 1.0}
+    best = min(ratios, key=lambda other: ratios[other])
+    best = best if ratios[best] <= ADVANTAGE else "views"
+    return proved[best], Choice(best, ratios, deviations)
+
+
+def _prove(name: str, views: Views, probe: Tensor) -> tuple[Strategy | None, float]:
+    """The first strategy of this name that computes what `views` does, and its deviation."""
+    deviation = float("inf")
+    for strategy in build(name, views.working, views.reduction):
+        deviation = deviation_of(strategy, views, probe)
+        if deviation <= TOLERANCE:
+            return strategy, deviation
+    return None, deviation
 
 
 def _reason(name: str, deviation: float) -> str:
@@ -106,65 +143,90 @@ def _reason(name: str, deviation: float) -> str:
     return {
         "folded": "it needs convolutions and a forward method that torch.fx can trace",
         "batched": "it needs a chain of nn.Linear and elementwise modules",
+        "graphs": "it needs a CUDA device and a network that never waits for it",
     }.get(name, "torch.func.vmap fails on it")
 
 
 def _signature(working: Working, reduction: Reduction, batch_size: int, features: Tensor) -> tuple[object, ...]:
-    network = tuple((type(module).__name__, module.extra_repr()) for part in working.tail for module in part.modules())
+    network = tuple((type(module), module.extra_repr()) for part in working.tail for module in part.modules())
     samples = (tuple(features.shape), features.dtype, features.device, batch_size)
-    return network, type(reduction).__name__, reduction.dim, samples, torch.get_num_threads()
+    return network, type(reduction), reduction.dim, samples, torch.get_num_threads()
+
+
+FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError)
+"""What a network may raise that is run in a way it was not written for."""
 
 
 @torch.inference_mode()
-def deviation_of(strategy: Strategy, views: Views, z: Tensor, features: Tensor) -> float:
+def deviation_of(strategy: Strategy, views: Views, probe: Tensor) -> float:
     """Largest difference of outputs on a probe batch, as a share of the largest output; infinite if it fails.
 
     Two candidates are loaded one after the other, so that what does not follow the weights is found out.
     """
-    probe = features[:PROBE_SAMPLES]
-    strategy.fit(len(probe))
     worst = 0.0
-    try:
-        for one in (z[:1], _moved(z[:1]), z[-1:]):
-            views.load(one)
+    with computing("float32", probe.device):
+        for z in _two_candidates(strategy.reduction):
+            views.load(z)
             expected = views.run(probe).clone()
-            strategy.load(one)
-            found = strategy.run(strategy.prepare(probe))
-            if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
+            try:
+                strategy.fit(len(probe))
+                strategy.load(z)
+                found = strategy.run(strategy.prepare(probe))
+            except FAILURES:
                 return float("inf")
-            scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
-            worst = max(worst, float((found - expected).abs().max() / scale))
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError):
-        return float("inf")
+            worst = max(worst, _deviation(found, expected))
     return worst
 
 
-def _moved(z: Tensor) -> Tensor:
-    return z + 0.01 * z.abs().mean().clamp(min=1e-3)
+def _deviation(found: Tensor, expected: Tensor) -> float:
+    if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
+        return float("inf")
+    scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
+    return float((found - expected).abs().max() / scale)
 
 
-def _measure(views: Views, batch_size: int, z: Tensor, features: Tensor) -> Choice:
-    strategies: list[Strategy] = [views]
-    deviations = {}
-    for name in NAMES[2:]:
-        if name == "vmap" and len(features) > MOST_SAMPLES:
-            continue
-        strategy = build(name, views.working, views.reduction)
-        if strategy is None:
-            continue
-        deviation = deviation_of(strategy, views, z, features)
-        if deviation <= TOLERANCE:
-            deviations[name] = deviation
-            strategies.append(strategy)
-    if len(strategies) == 1:
-        return Choice("views")
-    times = _times(strategies, batch_size, z, features)
-    ratios = {
-        strategy.name: median(other / base for other, base in zip(times[strategy.name], times["views"], strict=True))
-        for strategy in strategies
-    }
-    best = min(ratios, key=lambda name: ratios[name])
-    return Choice(best if ratios[best] <= ADVANTAGE else "views", ratios, deviations)
+def _two_candidates(reduction: Reduction) -> list[Tensor]:
+    """The network as given, and one with other weights."""
+    center = reduction.center[None]
+    moved = center + 0.01 * center.abs().mean().clamp(min=1e-3)
+    if torch.equal(reduction.expand(moved), reduction.expand(center)):  # decisions move by steps
+        moved = (reduction.lower + reduction.upper)[None] - center
+    return [center, moved]
+
+
+@torch.inference_mode()
+def _rounding(precision: str, views: Views, probe: Tensor) -> float:
+    """By how much this precision changes the outputs of the network as given."""
+    views.load(views.reduction.center[None])
+    with computing("float32", probe.device):
+        expected = views.run(probe).clone()
+    try:
+        with computing(precision, probe.device):
+            found = views.run(probe)
+    except FAILURES as error:
+        raise ValueError(
+            f"`precision` {precision!r} cannot run this network on {probe.device.type!r}: {error}; use 'float32'"
+        ) from error
+    deviation = _deviation(found.to(expected.dtype), expected)
+    if deviation == float("inf"):
+        raise ValueError(f"`precision` {precision!r} overflows in this network: scale its inputs, or use 'float32'")
+    return deviation
+
+
+def _ratios(
+    strategies: dict[str, Strategy], batch_size: int, z: Tensor, features: Tensor, precision: str
+) -> dict[str, float]:
+    """Time per candidate of each strategy as a share of that of `Views`, median of rounds."""
+    views = strategies["views"]
+    signature = (*_signature(views.working, views.reduction, batch_size, features), precision, *strategies)
+    if signature not in _known:
+        with computing(precision, features.device):
+            times = _times(list(strategies.values()), batch_size, z, features)
+        _known[signature] = {
+            name: median(other / base for other, base in zip(found, times["views"], strict=True))
+            for name, found in times.items()
+        }
+    return dict(_known[signature])
 
 
 @torch.inference_mode()
@@ -173,7 +235,7 @@ def _times(strategies: list[Strategy], batch_size: int, z: Tensor, features: Ten
     parts = pieces(features, batch_size)
     first = _seconds(strategies[0], z, parts[:1], 1)
     if first * len(parts) > SECONDS_PER_RUN:
-        parts = parts[:1]
+        parts = [parts[0][:SHORT_PIECE]]
     repeats = max(1, int(SHORTEST_RUN / (first * len(parts))))
     for strategy in strategies:
         strategy.fit(len(parts[0]))

@@ -22,6 +22,7 @@ class Working:
         depth: Number of stages in front of the first searched weight.
         num_outputs: Class scores per sample.
         prefix_share: Share of the multiply-adds of a forward pass that lie in front of the first searched weight.
+        widest: Numbers per sample in the largest output of any module.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Working:
         probe = probe[:PROBE_SAMPLES]
         with torch.inference_mode():
             self.num_outputs = self.network(probe)[0].numel()
+            self.widest = _widest(self.network, probe)
             self.stages: Stages = find_stages(self.network, probe, stage_names)
         parameters = dict(self.network.named_parameters())
         self.depth = self.stages.first_searched(parameters[name] for name in layout.names)
@@ -62,6 +64,9 @@ class Strategy:
     def __init__(self, working: Working, reduction: Reduction) -> None:
         self.working, self.reduction = working, reduction
 
+    def compute_in(self, precision: str) -> None:
+        """Get ready to `run` in this precision, which the caller has set around it; `load` stays in float32."""
+
     def fit(self, num_samples: int) -> None:
         """Set `group` for pieces of this many samples."""
 
@@ -74,7 +79,7 @@ class Strategy:
         raise NotImplementedError
 
     def run(self, features: Tensor) -> Tensor:
-        """Outputs of the loaded candidates on one piece of samples: `(B, ...) -> (p, B, C)`."""
+        """Outputs of the loaded candidates on one piece: `(B, ...) -> (p, B, C)`, valid until the next call."""
         raise NotImplementedError
 
 
@@ -88,3 +93,17 @@ class Views(Strategy):
 
     def run(self, features: Tensor) -> Tensor:
         return self.working.stages.run(features, self.working.depth)[None]
+
+
+def _widest(network: nn.Module, probe: Tensor) -> int:
+    sizes = [probe[0].numel()]
+
+    def measure(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.numel() // len(probe))
+
+    hooks = [module.register_forward_hook(measure) for module in network.modules()]
+    network(probe)
+    for hook in hooks:
+        hook.remove()
+    return max(sizes)

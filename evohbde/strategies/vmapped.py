@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from evohbde.reductions import Reduction
-from evohbde.strategies.batched import GROUP_BYTES
+from evohbde.strategies.batched import group_bytes
 from evohbde.strategies.views import Strategy, Working
 
 MOST_SAMPLES = 64
@@ -28,7 +28,8 @@ class Vmapped(Strategy):
         self._views: dict[str, Tensor] = {}
 
     def fit(self, num_samples: int) -> None:
-        self.group = max(1, GROUP_BYTES // (self.working.layout.size * self._theta.element_size()))
+        numbers = max(num_samples * self.working.widest, self.working.layout.size)
+        self.group = max(1, group_bytes(self._theta.device) // (numbers * self._theta.element_size()))
 
     def load(self, z: Tensor) -> Tensor:
         self._theta = self.reduction.expand(z)
