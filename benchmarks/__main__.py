@@ -143,6 +143,22 @@ def gpu(device: str = "cuda", quick: bool = False) -> None:
 
 
 @app.command()
+def pruning(
+    network: str = "resnet20",
+    seeds: str = "0-2",
+    num_evaluations: int = 400,
+    images: int = 300,
+    fresh: int = 1_000,
+    test: int = 5_000,
+    repair: int = 6_000,
+) -> None:
+    """What search adds to pruning by magnitude, on `resnet20`, `shifted-resnet20` or `-56`: 12 minutes a seed."""
+    from benchmarks.pruning import Sizes, measure
+
+    measure(network, _seeds(seeds), Sizes(num_evaluations, images, fresh, test, repair))
+
+
+@app.command()
 def pages() -> None:
     """Put the tables measured last into README.md and the documentation."""
     from benchmarks.tables import fill_pages

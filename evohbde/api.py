@@ -15,10 +15,23 @@ from evohbde.layout import ParameterLayout as ParameterLayout
 from evohbde.parts import bias_names as bias_names
 from evohbde.parts import head_names as head_names
 from evohbde.parts import norm_names as norm_names
+from evohbde.parts import prunable_names as prunable_names
 from evohbde.problem import NetworkProblem as NetworkProblem
 from evohbde.problem import ReducedProblem as ReducedProblem
+from evohbde.pruning.allocated import AllocatedPruning as AllocatedPruning
+from evohbde.pruning.compact import load_compact as load_compact
+from evohbde.pruning.compact import save_compact as save_compact
+from evohbde.pruning.cost import MultiplyAdds as MultiplyAdds
+from evohbde.pruning.cost import StoredBits as StoredBits
+from evohbde.pruning.export import save_onnx as save_onnx
+from evohbde.pruning.front import Front as Front
+from evohbde.pruning.hierarchical import HierarchicalPruning2026 as HierarchicalPruning2026
+from evohbde.pruning.pipeline import prune as prune
+from evohbde.pruning.repair import repair as repair
+from evohbde.pruning.result import PruneResult as PruneResult
 from evohbde.reductions import Chain as Chain
 from evohbde.reductions import ChannelScaling as ChannelScaling
+from evohbde.reductions import CorridorMask as CorridorMask
 from evohbde.reductions import GroupMask as GroupMask
 from evohbde.reductions import HistogramBlocking as HistogramBlocking
 from evohbde.reductions import Identity as Identity
@@ -28,17 +41,27 @@ from evohbde.reductions import QuantileBlocking as QuantileBlocking
 from evohbde.reductions import RandomBlocking as RandomBlocking
 from evohbde.reductions import RandomProjection as RandomProjection
 from evohbde.reductions import Reduction as Reduction
+from evohbde.reductions import SparseBlocks as SparseBlocks
 from evohbde.reductions import Subspace as Subspace
+from evohbde.reductions import ThresholdPruning as ThresholdPruning
 from evohbde.reductions import channel_groups as channel_groups
+from evohbde.reductions import magnitude_blocks as magnitude_blocks
 from evohbde.reductions import merge_blocks as merge_blocks
 from evohbde.reductions import merge_plan as merge_plan
 from evohbde.run import run_until as run_until
 from evohbde.rundir import load_network as load_network
 
 # Names whose module needs an optional package; it is imported when they are first asked for.
-OPTIONAL = {"PymooSearcher": "evohbde.pymoo_bridge", "as_pymoo": "evohbde.pymoo_bridge"}
+OPTIONAL = {
+    "PymooSearcher": "evohbde.pymoo_bridge",
+    "StructuredProblem": "evohbde.pruning.structured",
+    "StructuredPruning": "evohbde.pruning.structured",
+    "as_pymoo": "evohbde.pymoo_bridge",
+}
 
 if TYPE_CHECKING:
+    from evohbde.pruning.structured import StructuredProblem as StructuredProblem
+    from evohbde.pruning.structured import StructuredPruning as StructuredPruning
     from evohbde.pymoo_bridge import PymooSearcher as PymooSearcher
     from evohbde.pymoo_bridge import as_pymoo as as_pymoo
 else:

@@ -177,7 +177,7 @@ def fine_tune(
     tell = on_stage or _silence
     if pretrain_epochs:
         tell(f"pre-training with Adam, {pretrain_epochs} epochs")
-    with _threads_for(original):
+    with threads_for(original):
         notes = _prepare_model(original, full_train, pretrain_epochs, seed)
     original.eval()
 
@@ -195,7 +195,7 @@ def fine_tune(
         history=history,
         monitor=None if monitored is None else _Monitor(monitored),
     )
-    with _threads_for(original):
+    with threads_for(original):
         outcome = found.run(job)
     networks = [("untouched", original, 0.0)]
     if outcome.round_trip is not None:
@@ -204,7 +204,7 @@ def fine_tune(
     trainable = any(parameter.requires_grad for parameter in original.parameters())
     if compare_with_adam and trainable and not job.interrupted:
         tell("training with Adam at the same price, for comparison")
-        with _threads_for(original):
+        with threads_for(original):
             adam = _train_copy(original, full_train, history.num_samples_seen, seed)
         networks.append(("Adam, same forwards", adam, history.num_samples_seen))
     tell("scoring on held-out samples")
@@ -231,7 +231,7 @@ def fine_tune(
 
 
 @contextmanager
-def _threads_for(model: nn.Module) -> Iterator[None]:
+def threads_for(model: nn.Module) -> Iterator[None]:
     """One torch thread while a small network is searched: more only wait for each other, many times longer."""
     before = torch.get_num_threads()
     if sum(parameter.numel() for parameter in model.parameters()) <= SMALL_NETWORK:

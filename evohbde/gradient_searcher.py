@@ -72,7 +72,7 @@ class GradientSearcher(PopulationSearcher):
 
     Raises:
         TypeError: If `problem` is not a `NetworkProblem`, or `loss` is none of the above.
-        ValueError: If a name is unknown or an option is out of its range.
+        ValueError: If a name is unknown, an option is out of its range, or the reduction has no derivative.
         FloatingPointError: By a step whose loss or weights are NaN or infinite.
     """
 
@@ -94,6 +94,11 @@ class GradientSearcher(PopulationSearcher):
             raise TypeError(
                 f"expected `problem` to be a NetworkProblem, got {type(problem).__name__}: gradients need the network; "
                 "give a reduction to the NetworkProblem itself"
+            )
+        if problem.reduction.is_binary or not problem.reduction.is_smooth:
+            raise ValueError(
+                f"a {type(problem.reduction).__name__} has no derivative: search it with NSGA2, DE or another searcher "
+                "that needs none"
             )
         if steps_per_generation is not None and steps_per_generation < 1:
             raise ValueError(f"`steps_per_generation` must be at least 1, got {steps_per_generation}")

@@ -26,6 +26,8 @@ class Row:
         mean: Mean score of this generation's population.
         held_out: Macro-F1 of the current result on data that the search does not see; None where it was not taken.
         seconds: Wall time since the run began.
+        hypervolume: Of the front found so far in the stage, where several objectives are followed; else None.
+        front_size: Networks on that front.
     """
 
     stage: str
@@ -37,6 +39,8 @@ class Row:
     mean: float
     held_out: float | None
     seconds: float
+    hypervolume: float | None = None
+    front_size: int | None = None
 
 
 class History:
@@ -84,6 +88,10 @@ class History:
             held_out=held_out,
             seconds=self.seconds,
         )
+        self.add(row)
+
+    def add(self, row: Row) -> None:
+        """Keep a row and show it."""
         self.rows.append(row)
         if self.on_row is not None:
             self.on_row(row)

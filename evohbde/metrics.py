@@ -20,7 +20,7 @@ def predicted_classes(logits: Tensor) -> Tensor:
     """
     if logits.device.type != "cpu" or not 1 < logits.shape[-1] <= FEW_CLASSES:
         return logits.argmax(-1)
-    first, *others = logits.movedim(-1, 0).contiguous()
+    first, *others = logits.detach().movedim(-1, 0).contiguous()
     highest, place = first.clone(), torch.zeros(first.shape, dtype=torch.uint8)
     for number, outputs in enumerate(others, 1):
         is_higher = (outputs > highest).view(torch.uint8)

@@ -6,7 +6,7 @@ The only module that imports matplotlib. Figures are built without pyplot, so no
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Literal
 
@@ -25,7 +25,7 @@ except ImportError as error:
     raise ImportError("evohbde.plots needs matplotlib: pip install 'evohbde[plots]'") from error
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
 DRAWN_BINS = 200
 DOTS_PER_INCH = 150
 
@@ -100,6 +100,59 @@ def plot_scores(entries: Sequence[Entry]) -> Figure:
     axes.set_ylim(len(entries) - 0.5, -0.7)
     axes.set_xlabel("macro-F1 on held-out samples, with 95 % interval")
     _tidy(axes, grid="x")
+    return figure
+
+
+def plot_front(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    ylabel: str,
+    *,
+    unpruned: float,
+    chosen: tuple[float, float] | None = None,
+) -> Figure:
+    """Show what pruned networks score over the share of weights they keep, the first series as the front.
+
+    Args:
+        series: Pairs of kept share and score, by label.
+        ylabel: What the score is.
+        unpruned: Score of the network as given.
+        chosen: The pair of the network that was taken.
+    """
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    styles = (("o-", BLUE), ("s:", ORANGE), ("^:", GREEN), ("v:", PURPLE))
+    for number, (label, pairs) in enumerate(series.items()):
+        marker, color = styles[number % len(styles)]
+        kept, scores = zip(*sorted(pairs), strict=True)
+        percent = [100 * share for share in kept]
+        axes.plot(percent, scores, marker, color=color, ms=4, label=label, zorder=3 - number / 9)
+    axes.axhline(unpruned, color=GREY, lw=0.8, ls=":", label="unpruned")
+    if chosen is not None:
+        axes.plot(100 * chosen[0], chosen[1], "o", ms=11, mfc="none", mec=BLUE, mew=1.8, label="chosen", zorder=4)
+    axes.set_xlim(100, 0)
+    axes.set_xlabel("prunable weights kept, %")
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False, loc="best")
+    _tidy(axes)
+    return figure
+
+
+def plot_hypervolume(rows: Sequence[Row]) -> Figure:
+    """Show how the hypervolume of the front grew over the budget, stage by stage."""
+    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    starts, end = [], 0.0
+    for stage, stage_rows in groupby(rows, key=lambda row: row.stage):
+        curve = [(row.num_samples_seen, row.hypervolume) for row in stage_rows if row.hypervolume is not None]
+        starts.append((stage, end))
+        axes.plot([spent for spent, _ in curve], [volume for _, volume in curve], ".-", color=BLUE)
+        end = curve[-1][0] if curve else end
+    _mark_stages(axes, axes, starts)
+    axes.set_xlabel("sample forwards")
+    axes.set_xlim(left=0.0)
+    axes.set_ylabel("hypervolume")
+    axes.xaxis.set_major_formatter(EngFormatter())
+    _tidy(axes)
     return figure
 
 

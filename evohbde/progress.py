@@ -78,6 +78,8 @@ class SearchProgress:
         is_narrow = self.console.width < WIDE
         gap, held_out = (" ", "F1") if is_narrow else ("  ", "held-out F1")
         words = [f"best {row.best:.3f}", f"mean {row.mean:.3f}"]
+        if row.hypervolume is not None:
+            words = [f"hypervolume {row.hypervolume:.4f}", f"{row.front_size} on the front"]
         if self.held_out is not None:
             words.append(f"{held_out} {self.held_out:.3f}")
         speed = row.num_samples_seen / row.seconds if row.seconds > 0 else 0.0

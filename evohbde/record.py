@@ -78,6 +78,9 @@ class RunRecord:
         stop_reason: `"budget"` or `"interrupted"`.
         environment: What it ran on.
         origin: Where it came from; None for a network and data that were passed in by a program.
+        lead: What the run showed, in a sentence or two; None: whether macro-F1 on held-out samples changed.
+        work: What was done to the network; None: it was improved.
+        samples: What the table was taken on.
     """
 
     preset: str
@@ -93,6 +96,9 @@ class RunRecord:
     stop_reason: str
     environment: Environment
     origin: Origin | None = None
+    lead: str | None = None
+    work: str | None = None
+    samples: str = "held-out samples that no search and no decision saw"
 
     @property
     def title(self) -> str:

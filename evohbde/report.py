@@ -16,6 +16,10 @@ CAPTIONS = {
     "network as it was.",
     "convergence.png": "Above, what was searched, generation by generation, in its own units; below, macro-F1 of the "
     "current result on held-out samples, by which nothing was decided. Dotted lines part the stages.",
+    "front.png": "What the pruned networks of the front score on samples that the search never saw, over the share of "
+    "prunable weights that they keep, with pruning by magnitude beside them.",
+    "hypervolume.png": "Hypervolume of the front on the samples that were searched on, over the budget. Rounds on "
+    "other samples begin anew.",
     "weights.png": "Left, the weights of the network as it was; right, how many of them each block ties together. A "
     "block of equal weights cannot move in the published start population.",
 }
@@ -80,7 +84,9 @@ def run_page(record: RunRecord, figures: Mapping[str, bytes]) -> str:
 
 
 def verdict(record: RunRecord) -> str:
-    """Say in one or two sentences whether the run made the network better on held-out samples."""
+    """Say in one or two sentences what the run showed: whether the network is better, unless the record has it."""
+    if record.lead is not None:
+        return record.lead
     before, after = record.entries[0], record.result
     gain = after.f1_gain
     if gain is None:
@@ -104,11 +110,12 @@ def _subtitle(record: RunRecord) -> str:
 
 
 def _what_was_done(record: RunRecord) -> str:
+    work = record.work or "A trained network was improved by forward passes only."
     return (
-        f"A trained network was improved by forward passes only. {record.num_evaluations:,} candidate networks were "
+        f"{work} {record.num_evaluations:,} candidate networks were "
         f"scored on training samples, which took {record.num_samples_seen:,.0f} sample forwards and "
-        f"{record.seconds:,.1f} seconds. The networks below are compared on {record.num_held_out:,} held-out samples "
-        "that no search and no decision saw; gains are paired with the network as it was, over the same samples."
+        f"{record.seconds:,.1f} seconds. The networks below are compared on {record.num_held_out:,} {record.samples}; "
+        "gains are paired with the network as it was, over the same samples."
     )
 
 

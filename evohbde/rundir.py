@@ -26,18 +26,21 @@ def save_run(
     network: nn.Module,
     figures: Mapping[str, bytes],
     *,
+    files: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a run directory, all of it or nothing, and return its path.
 
-    It holds `run.json`, `history.csv`, `network.safetensors`, `report.html` and the figures. Nothing is pickled.
+    It holds `run.json`, `history.csv`, `network.safetensors`, `report.html`, the figures and further files. Nothing is
+    pickled.
 
     Args:
         directory: Where; made with its parents.
         record: What is known of the run.
         history: Its generations.
         network: The improved network.
-        figures: PNG files by name.
+        figures: PNG files by name; the report shows them.
+        files: Further files by name.
         overwrite: Whether an earlier run directory is replaced.
 
     Raises:
@@ -48,8 +51,8 @@ def save_run(
         history.to_csv(folder / HISTORY)
         save_network(network, folder / NETWORK)
         (folder / REPORT).write_text(run_page(record, figures), encoding="utf-8")
-        for name, image in figures.items():
-            (folder / name).write_bytes(image)
+        for name, content in {**figures, **(files or {})}.items():
+            (folder / name).write_bytes(content)
     return Path(directory)
 
 
@@ -113,6 +116,13 @@ def save_network(network: nn.Module, path: str | Path) -> None:
 
     The other names are in the file's metadata, each with the name that it stands for, as safetensors itself does it.
     """
+    kept, aliases = unshared_state(network)
+    # Not save_file: its files are readable by their owner only, whatever the umask says.
+    Path(path).write_bytes(save(kept, metadata=aliases))
+
+
+def unshared_state(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Copy the tensors of the state dict, each once, and tell for their other names which one they stand for."""
     kept: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first_names: dict[tuple[object, ...], str] = {}
@@ -123,8 +133,7 @@ def save_network(network: nn.Module, path: str | Path) -> None:
         else:
             first_names[place] = name
             kept[name] = value.detach().cpu().contiguous().clone()
-    # Not save_file: its files are readable by their owner only, whatever the umask says.
-    Path(path).write_bytes(save(kept, metadata=aliases))
+    return kept, aliases
 
 
 def load_network(model: nn.Module, directory: str | Path) -> nn.Module:
@@ -146,6 +155,15 @@ def load_network(model: nn.Module, directory: str | Path) -> nn.Module:
         state = _read_state(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    return load_state(model, state, path)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """Put the tensors that `path` held into `model`, in place; returns it in evaluation mode.
+
+    Raises:
+        ValueError: If they are those of another architecture.
+    """
     faults = _misfits(_tensors(model), state)
     if faults:
         raise ValueError(f"the weights in {path} are not those of this {type(model).__name__}: {'; '.join(faults)}")

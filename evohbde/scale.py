@@ -47,12 +47,14 @@ def reduced_stdev(reduction: Reduction, stdev: Tensor) -> Tensor:
         stdev: Step of each weight, `(D,)`.
 
     Raises:
-        ValueError: If a value moves no weight at the centre.
+        ValueError: If the reduction has no derivative, or a value moves no weight at the centre.
 
     Source: Bekas, Kokiopoulou & Saad (2007), Applied Numerical Mathematics 57:1214, for the diagonals.
     """
     if reduction.is_binary:
         raise ValueError(f"the values of a {type(reduction).__name__} are decisions and have no step size: search bits")
+    if not reduction.is_smooth:
+        raise ValueError(f"a {type(reduction).__name__} has no derivative: give `stdev_init` as a number")
     signs, jacobian = _signs(reduction), _Jacobian(reduction)
     squares, others = (jacobian.push(sign).square() for sign in signs[:2])
     if torch.allclose(squares, others, rtol=1e-3):

@@ -134,6 +134,10 @@ def _check_expand_into(reduction: Reduction) -> None:
     _demand(returned is buffer, reduction, "`expand_into` must return the buffer it was given")
     _demand(_same(buffer, expected), reduction, "`expand_into` must write bit for bit what `expand` returns")
     _demand(_same(z, kept), reduction, "`expand_into` changes its input")
+    if reduction.is_gather:
+        several = torch.stack([z, z])
+        written = reduction.expand_into(several, expected.new_empty(2, len(expected)))
+        _demand(_same(written[1], expected), reduction, "with `is_gather`, `expand_into` must take several candidates")
 
 
 def _check_gradient(reduction: Reduction) -> None:

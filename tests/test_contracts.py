@@ -9,6 +9,7 @@ from evohbde.layout import ParameterLayout
 from evohbde.reductions import (
     Chain,
     ChannelScaling,
+    CorridorMask,
     GroupMask,
     HistogramBlocking,
     Identity,
@@ -18,8 +19,11 @@ from evohbde.reductions import (
     RandomBlocking,
     RandomProjection,
     Reduction,
+    SparseBlocks,
     Subspace,
+    ThresholdPruning,
     channel_groups,
+    magnitude_blocks,
 )
 from evohbde.testing import check_reduction
 
@@ -31,6 +35,8 @@ def weights(dtype: torch.dtype = torch.float32) -> Tensor:
 
 SHAPES = ((20, 5, 3, 3), (20,), (29, 20))
 """Of the 1,500 weights as a convolution, a vector and a matrix."""
+
+TENSORS = torch.arange(3).repeat_interleave(torch.tensor([900, 20, 580]))
 
 SOME = torch.arange(1_500) % 7 == 0
 
@@ -90,12 +96,21 @@ REDUCTIONS = {
     "mask, exempt": lambda theta0: GroupMask(theta0, channel_groups(SHAPES), threshold=0.0),
     "mask, zero groups": lambda theta0: GroupMask(with_zeros(theta0), torch.arange(1_500) // 10),
     "mask, inner": masked_blocks,
+    "thresholds": lambda theta0: ThresholdPruning(theta0, TENSORS),
+    "thresholds, max": lambda theta0: ThresholdPruning(with_zeros(theta0), TENSORS, rule="max"),
+    "thresholds, std": lambda theta0: ThresholdPruning(theta0, TENSORS - 1, rule="std", most=0.5),
+    "corridor": lambda theta0: CorridorMask(theta0, SOME, SOME | (torch.arange(1_500) % 5 == 0)),
+    "corridor, zero weights": lambda theta0: CorridorMask(with_zeros(theta0), SOME & ~SOME, SOME),
+    "sparse blocks": lambda theta0: SparseBlocks(theta0, magnitude_blocks(theta0, TENSORS)),
+    "sparse blocks, alike": lambda theta0: SparseBlocks(theta0, HistogramBlocking(theta0, 30).block, move="alike"),
+    "sparse blocks, exempt": lambda theta0: SparseBlocks(with_zeros(theta0), channel_groups(SHAPES)),
     "random, replace": lambda theta0: RandomBlocking(theta0, num_blocks=64, mode="replace"),
 }
 
 # A kind that is exported but not listed above is checked with its defaults; one that needs more must be listed.
 ABSTRACT = {"Reduction", "Blocking"}
-LISTED = {"Chain", "ChannelScaling", "GroupMask", "LowRank", "Subspace"}
+LISTED = {"Chain", "ChannelScaling", "CorridorMask", "GroupMask", "LowRank", "SparseBlocks", "Subspace"}
+LISTED |= {"ThresholdPruning"}
 KINDS = {
     name: kind for name, kind in vars(reductions).items() if isinstance(kind, type) and issubclass(kind, Reduction)
 }
@@ -114,7 +129,8 @@ def test_every_exported_kind_is_checked():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
-    "name", [name for name in REDUCTIONS if name.startswith(("low rank", "subspace", "ch", "mask"))]
+    "name",
+    [name for name in REDUCTIONS if name.startswith(("low", "subspace", "ch", "mask", "thresholds", "corr", "sparse"))],
 )
 def test_parts_of_half_precision_weights_keep_the_contract(name, dtype):
     check_reduction(REDUCTIONS[name](weights(dtype)), atol=0.03)

@@ -31,7 +31,7 @@ LAYERS = (
     {"gradient", "gate", "recalibrate", "sensitivity", "preset_base", "hbde_2024", "staged", "finetune"}
     | {"gradient_searcher", "plots", "report", "rundir", "pruning", "compress"},
     {"compare"},
-    {"api", "references", "progress", "tune", "cli", "__main__"},
+    {"api", "references", "progress", "tune", "prune_command", "cli", "__main__"},
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -39,7 +39,12 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 ONLY = {"searchers": {"searchers", "run"}, "reductions": {"reductions"}}
 
 # An optional package is imported in one room, so that the others work without it.
-ONE_IMPORTER = {"matplotlib": "plots", "pymoo": "pymoo_bridge", "pytorch_optimizer": "optimizers"}
+ONE_IMPORTER = {
+    "matplotlib": "plots",
+    "pymoo": "pymoo_bridge",
+    "pytorch_optimizer": "optimizers",
+    "torch_pruning": "pruning",
+}
 
 FOLDERS = ("evohbde", "problems", "tests", "examples", "benchmarks")
 MAX_LINES = 400

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from evohbde.layout import ParameterLayout
-from evohbde.parts import bias_names, head_names, norm_names
+from evohbde.parts import bias_names, head_names, norm_names, prunable_names
 from problems.networks import resnet20
 
 
@@ -53,13 +53,47 @@ def test_a_tied_head_goes_by_its_first_name():
     assert head_names(model) == ["0.weight", "1.bias"]
 
 
-@pytest.mark.parametrize("names", [norm_names, bias_names, head_names])
+@pytest.mark.parametrize("names", [norm_names, bias_names, head_names, prunable_names])
 def test_frozen_parameters_are_left_out_and_what_is_found_suits_a_layout(names):
     model = Norms()
     model.first.requires_grad_(False)
     found = names(model)
     assert found and not any(name.startswith("first.") for name in found)
     assert list(ParameterLayout(model, found).names) == found
+
+
+def test_weights_of_convolutions_and_linear_layers_can_be_pruned_and_nothing_else():
+    resnet = resnet20()
+    kinds = (nn.Conv2d, nn.Linear)
+    assert set(prunable_names(resnet)) == {
+        f"{name}.weight" for name, module in resnet.named_modules() if isinstance(module, kinds)
+    }
+    assert ParameterLayout(resnet, prunable_names(resnet)).size == 268_336
+    several = nn.Sequential(nn.ConvTranspose1d(2, 3, 3), nn.Conv3d(1, 1, 1), nn.Embedding(5, 4), Norms())
+    expected = ["0.weight", "1.weight", "3.first.0.weight"]
+    assert prunable_names(several) == [*expected, "3.attention.in_proj_weight", "3.attention.out_proj.weight"]
+    apart = nn.MultiheadAttention(4, 2, kdim=3, vdim=3)
+    assert prunable_names(apart) == [*(f"{kind}_proj_weight" for kind in "qkv"), "out_proj.weight"]
+
+
+def test_a_linear_layer_that_shares_an_embedding_is_not_pruned():
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 7))
+    model[2].weight = model[0].weight
+    assert prunable_names(model) == ["1.weight"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.BatchNorm1d(4),
+        nn.Linear(2, 2).requires_grad_(False),
+        nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)),
+        nn.Embedding(4, 2),
+    ],
+)
+def test_a_network_without_prunable_weights_is_an_error(model):
+    with pytest.raises(ValueError, match=f"nothing in this {type(model).__name__} can be pruned.*unfreeze some"):
+        prunable_names(model)
 
 
 def test_a_missing_part_has_no_names():

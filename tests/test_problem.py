@@ -14,6 +14,7 @@ from evohbde.layout import ParameterLayout
 from evohbde.objectives import CrossEntropy, Function
 from evohbde.problem import NetworkProblem
 from evohbde.reductions import HistogramBlocking, Identity, RandomBlocking
+from evohbde.strategies import batched
 from tests.small_networks import cnn, digits, f1_of_scikit_learn, mlp
 
 DATA = digits()
@@ -123,7 +124,8 @@ def test_scores_do_not_depend_on_order_neighbours_or_pieces(build, monkeypatch):
 
 
 @pytest.mark.parametrize("pieces", [{"subbatch_size": 7}, {"num_subbatches": 3}, {}])
-def test_the_full_population_never_exists(pieces, monkeypatch):
+@pytest.mark.parametrize(("strategy", "group"), [("views", 1), ("batched", 1), ("batched", 3), ("vmap", 3)])
+def test_never_more_candidates_are_expanded_at_once_than_a_group_has_room_for(pieces, strategy, group, monkeypatch):
     calls = {"expand": [], "expand_into": []}
     for name in calls:
         original = getattr(RandomBlocking, name)
@@ -133,9 +135,20 @@ def test_the_full_population_never_exists(pieces, monkeypatch):
             return original(self, z, *rest)
 
         monkeypatch.setattr(RandomBlocking, name, spy)
-    problem = problem_of(reduction=lambda theta0: RandomBlocking(theta0, 30), **pieces)
-    scores_of(problem, candidates(problem, 20))
-    assert calls == {"expand": [], "expand_into": [(30,)] * 20}
+    # Outputs of 120 samples of the widest layer, or all weights, of so many candidates.
+    numbers = {"views": 0, "batched": 120 * 16, "vmap": 120 * 64}[strategy]
+    monkeypatch.setattr(batched, "GROUP_BYTES", group * 4 * numbers + 3)
+    problem = problem_of(reduction=lambda theta0: RandomBlocking(theta0, 30), strategy=strategy, **pieces)
+    z = candidates(problem, 20)
+    scores_of(problem, z[:1])  # the proof of the strategy expands the network as given
+    calls["expand"].clear(), calls["expand_into"].clear()
+    scores_of(problem, z)
+    if strategy == "views":
+        assert calls == {"expand": [], "expand_into": [(30,)] * 20}
+    else:
+        assert calls["expand_into"] == []
+        assert [len(shape) for shape in calls["expand"]] == [2] * -(-20 // group)
+        assert [shape[0] for shape in calls["expand"]] == [group] * (20 // group) + [20 % group] * (20 % group > 0)
 
 
 @pytest.mark.parametrize("kind", ["solution", "vector", "row", "list", "float64"])

@@ -70,6 +70,10 @@ class Reduction:
     """Whether each `theta` comes from one `z` only."""
     is_binary: bool = False
     """Whether `z` is a row of decisions, 0 or 1: the law then holds for these, and `expand` has no gradient."""
+    is_smooth: bool = True
+    """Whether `expand` has a derivative; not asked of a binary one."""
+    is_gather: bool = False
+    """Whether each weight comes from one value, without sums: `expand_into` then takes several candidates at once."""
     center: Tensor
     """Reduced values of the network as given: `reduce(theta0)`, `(d,)`."""
     lower: Tensor
@@ -86,7 +90,7 @@ class Reduction:
         raise NotImplementedError
 
     def expand_into(self, z: Tensor, out: Tensor) -> Tensor:
-        """Write the weights of one candidate into an existing buffer: `(d,) -> (D,)`, no `(N, D)` anywhere."""
+        """Write the weights of one candidate into an existing buffer, `(d,) -> (D,)`; of several where `is_gather`."""
         return out.copy_(self.expand(z))
 
     def check_z(self, z: Tensor) -> None:

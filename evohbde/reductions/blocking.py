@@ -36,6 +36,7 @@ class Blocking(Reduction):
     _tensors = ("block", "counts", "lower", "upper", "center", "theta0")
     _options = ("dim", "full_dim", "mode", "has_unassigned")
 
+    is_gather = True
     block: Tensor
     counts: Tensor
     theta0: Tensor | None
@@ -80,7 +81,7 @@ class Blocking(Reduction):
 
     def expand_into(self, z: Tensor, out: Tensor) -> Tensor:
         self.check_z(z)
-        torch.index_select(self._padded(z), 0, self.block, out=out)
+        torch.index_select(self._padded(z), -1, self.block, out=out)
         return out if self.theta0 is None else out.add_(self.theta0)
 
     def reduce(self, theta: Tensor) -> Tensor:

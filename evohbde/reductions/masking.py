@@ -47,7 +47,7 @@ class GroupMask(Reduction):
         if not 0 <= threshold < 1:
             raise ValueError(f"`threshold` must lie in [0, 1), between a zero and a one, got {threshold}")
         self.theta0, self.threshold = theta0, float(threshold)
-        self.group, self.counts = _numbered(groups, theta0)
+        self.group, self.counts = number_groups(groups, theta0)
         self.dim, self.full_dim = len(self.counts), theta0.numel()
         self.lower, self.upper = theta0.new_zeros(self.dim), theta0.new_ones(self.dim)
         self.center = self.reduce(theta0)
@@ -74,7 +74,7 @@ class GroupMask(Reduction):
         return (found[..., : self.dim] > 0).to(theta.dtype)
 
 
-def _numbered(groups: Tensor, theta0: Tensor) -> tuple[Tensor, Tensor]:
+def number_groups(groups: Tensor, theta0: Tensor) -> tuple[Tensor, Tensor]:
     """Number the groups without gaps, the exempt weights last: `(D,)`, and count the weights of each: `(d,)`."""
     if not isinstance(groups, Tensor):
         raise TypeError(f"expected `groups` to be a torch.Tensor of shape (D,), got {type(groups).__name__}")

@@ -146,6 +146,10 @@ class Chain(Reduction):
         return self.inner.is_binary
 
     @property
+    def is_smooth(self) -> bool:  # type: ignore[override]
+        return self.outer.is_smooth and self.inner.is_smooth
+
+    @property
     def lower(self) -> Tensor:  # type: ignore[override]
         return self.inner.lower
 

@@ -87,7 +87,7 @@ class Batched(Strategy):
         self.group = max(1, group_bytes(self._theta.device) // (numbers * self._theta.element_size()))
 
     def load(self, z: Tensor) -> Tensor:
-        self._theta = self.reduction.expand(z)
+        self._theta = self.expanded(z)
         self._views = self.working.layout.views(self._theta.to(self._dtype))
         return self._theta
 

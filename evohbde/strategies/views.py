@@ -63,6 +63,7 @@ class Strategy:
 
     def __init__(self, working: Working, reduction: Reduction) -> None:
         self.working, self.reduction = working, reduction
+        self._rows = working.theta[None]
 
     def compute_in(self, precision: str) -> None:
         """Get ready to `run` in this precision, which the caller has set around it; `load` stays in float32."""
@@ -81,6 +82,22 @@ class Strategy:
     def run(self, features: Tensor) -> Tensor:
         """Outputs of the loaded candidates on one piece: `(B, ...) -> (p, B, C)`, valid until the next call."""
         raise NotImplementedError
+
+    def expanded(self, z: Tensor) -> Tensor:
+        """Weights of a group, `(p, d) -> (p, D)`, in memory that the next call writes again.
+
+        On a CPU each candidate is expanded alone if `expand` sums, so that its bits do not depend on its company, and
+        into memory that is there: fresh memory costs more than the gather. On a GPU one launch for all counts for more.
+        """
+        if z.device.type != "cpu":
+            return self.reduction.expand(z)
+        if len(self._rows) < len(z):
+            self._rows = z.new_empty(len(z), self.working.layout.size)
+        if self.reduction.is_gather:
+            return self.reduction.expand_into(z, self._rows[: len(z)])
+        for one, row in zip(z, self._rows, strict=False):
+            self.reduction.expand_into(one, row)
+        return self._rows[: len(z)]
 
 
 class Views(Strategy):

@@ -32,7 +32,7 @@ class Vmapped(Strategy):
         self.group = max(1, group_bytes(self._theta.device) // (numbers * self._theta.element_size()))
 
     def load(self, z: Tensor) -> Tensor:
-        self._theta = self.reduction.expand(z)
+        self._theta = self.expanded(z)
         views = self.working.layout.views(self._theta)
         self._views = {self._names[name]: view for name, view in views.items()}
         return self._theta

@@ -1,0 +1,1 @@
+"""How does a trained network get smaller without gradients?"""
