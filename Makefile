@@ -25,7 +25,7 @@ demo: $(STAMP) ## improve a small trained network; results in runs/demo
 	$(BIN)/evohbde tune problems.digits:shifted_mlp --out runs/demo --overwrite $(ARGS)
 
 test: $(STAMP) ## run the tests; ARGS="-m slow" for the long ones
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## check rules and formatting
 	$(BIN)/ruff check .

@@ -167,11 +167,17 @@ class SimulatedAnnealing(ChainSearcher):
         return self._kept["best"]
 
     def neighbours(self, incumbents: Tensor) -> Tensor:
-        self._uniform = self.rand(len(incumbents))
         step = self._step_size * self.neighbour_stdev * self.randn(*incumbents.shape)
         if self.move_rate < 1:
             step = torch.where(shares_to_move(self.rand(*step.shape), self.move_rate), step, 0)
         return (incumbents + step).to(incumbents.dtype)
+
+    @torch.no_grad()
+    def ask(self) -> Tensor:
+        z = super().ask()
+        if self._is_started:
+            self._uniform = self.rand(self.popsize)
+        return z
 
     def contest(self) -> tuple[Tensor, Tensor] | None:
         """The draw of Metropolis' rule is made beforehand, so it is known how much worse a neighbour may be."""
