@@ -147,7 +147,7 @@ def pruning(
     network: str = "resnet20",
     seeds: str = "0-2",
     num_evaluations: int = 400,
-    images: int = 300,
+    images: int = 250,
     fresh: int = 1_000,
     test: int = 5_000,
     repair: int = 6_000,

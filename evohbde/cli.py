@@ -129,6 +129,91 @@ def tune(
         raise typer.Exit(INTERRUPTED)
 
 
+@app.command()
+def prune(
+    ref: Annotated[str, typer.Argument(help="The factory: module:name or path/file.py:name.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run.", show_default="runs/NAME-pruned-PRESET-SEED")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
+    preset: Annotated[str, typer.Option(help="default (ours) or hierarchical-2026 (as published).")] = "default",
+    objectives: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--objective",
+            metavar="NAME",
+            help="First what is to be kept, then what is to fall; repeatable.",
+            show_default="error, density",
+        ),
+    ] = None,
+    num_evaluations: Annotated[
+        int | None, typer.Option(help="Candidate networks to score.", show_default="2000 for small networks")
+    ] = None,
+    num_samples: Annotated[
+        float | None, typer.Option(help="Sample forwards to spend, 1e6 say.", show_default="2e5 for large networks")
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(help="Save the lightest network that loses at most so much accuracy.", show_default="0.01"),
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Save the best network that keeps at most this share.", show_default=False)
+    ] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Save the network at the knee of the front.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Repair what is saved, and for comparison the unpruned network.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and search; the factory's own: --set seed=1.")] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...", show_default="where the data are")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the factory; repeatable.")
+    ] = None,
+    switches: Annotated[
+        list[str] | None, typer.Option("--preset-set", metavar="KEY=VALUE", help="A switch of the preset; repeatable.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the tables.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    """Set weights of a trained classifier to zero, chosen by forward passes only: the best network of every size.
+
+    REF names a function that returns an evohbde.Task, or (model, train[, validation[, test]]). It is imported and
+    called: a reference runs code, so give only those that you trust. The working directory is searched for modules.
+
+    Ctrl-C ends the search, and what was found until then is scored and saved.
+
+    Example: evohbde prune problems.digits:cnn --num-evaluations 500
+    """
+    messages = _console(to_stderr=True)
+    with _errors_in_words(messages, debug=debug):
+        _silence_evotorch()
+        with messages.status("loading torch and EvoTorch"):
+            from evohbde.prune_command import PruneRequest, run_prune
+
+        request = PruneRequest(
+            reference=ref,
+            out=out,
+            overwrite=overwrite,
+            preset=preset,
+            num_evaluations=num_evaluations,
+            num_samples=num_samples,
+            max_loss=max_loss,
+            density=density,
+            knee=knee,
+            repair=repair,
+            seed=seed,
+            device=device,
+            settings=tuple(settings or ()),
+            switches=tuple(switches or ()),
+            quiet=quiet,
+            **({"objectives": tuple(objectives)} if objectives else {}),
+        )
+        result = run_prune(request, _console(), messages)
+    if result.stop_reason == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
 def _console(*, to_stderr: bool = False) -> Console:
     console = Console(stderr=to_stderr)
     return console if console.is_terminal else Console(stderr=to_stderr, width=WIDTH)
@@ -150,11 +235,12 @@ def _errors_in_words(messages: Console, *, debug: bool) -> Iterator[None]:
 
 
 def _in_options(message: str) -> str:
-    """Name arguments of `fine_tune` as the options that they are here."""
+    """Name arguments of `fine_tune` and `prune` as the options that they are here."""
     message = message.replace("(overwrite=True)", "(--overwrite)")
     message = re.sub(r"choose another directory$", "choose another directory with --out", message)
     message = re.sub(r"\bpretrain_epochs=(\d+)", r"--pretrain-epochs \1", message)
-    return re.sub(r"`(num_evaluations|num_samples)`", lambda found: "--" + found[1].replace("_", "-"), message)
+    options = "num_evaluations|num_samples|max_loss|density"
+    return re.sub(f"`({options})`", lambda found: "--" + found[1].replace("_", "-"), message)
 
 
 def _silence_evotorch() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from evohbde.objectives import AnyObjective
 from evohbde.pruning.bits import pack
 from evohbde.pruning.scoring import as_loss, reference_loss
+from evohbde.searchers.duplicates import is_repeated, row_keys
 from evohbde.searchers.pareto import is_nondominated
 
 
@@ -90,7 +91,7 @@ class Archive:
     def _merge(self, losses: Tensor) -> Tensor:
         """Drop points that are dominated now, and tell which of the new ones enter, `(n,)`, bool."""
         pool = torch.cat([self.losses, losses])
-        stays = is_nondominated(pool) & ~_repeated(pool)
+        stays = is_nondominated(pool) & ~is_repeated(row_keys(pool))
         num_old = len(self.points)
         self.points = [point for point, kept in zip(self.points, stays.tolist(), strict=False) if kept]
         self.losses = pool[stays]
@@ -113,7 +114,7 @@ def union(archives: Iterable[Archive]) -> list[Pruned]:
     """Points that are not dominated by any point of any archive; all were scored on the same samples."""
     archives = list(archives)
     losses = torch.cat([archive.losses for archive in archives])
-    stays = is_nondominated(losses) & ~_repeated(losses)
+    stays = is_nondominated(losses) & ~is_repeated(row_keys(losses))
     points = [point for archive in archives for point in archive.points]
     return [point for point, is_kept in zip(points, stays.tolist(), strict=True) if is_kept]
 
@@ -129,11 +130,3 @@ def hypervolume(losses: Tensor, kept: Tensor, reference: float) -> float:
     best = losses[order].cummin(0).values
     width = torch.cat([kept[order], kept.new_ones(1)]).diff()
     return float(((reference - best) * width).sum())
-
-
-def _repeated(losses: Tensor) -> Tensor:
-    """Whether an earlier row is the same: `(n, M) -> (n,)`, bool."""
-    _, group = losses.unique(dim=0, return_inverse=True)
-    first = torch.full((len(losses) + 1,), len(losses), dtype=torch.int64)
-    first.scatter_reduce_(0, group, torch.arange(len(losses)), "amin")
-    return first[group] != torch.arange(len(losses))

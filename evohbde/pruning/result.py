@@ -161,10 +161,11 @@ class PruneResult(Front):
         return text.getvalue().encode()
 
     def _masks(self) -> bytes:
-        """Masks of the front as safetensors: `bits`, `(n, ceil(D / 8))`, with names and sizes of the tensors."""
+        """Masks of the front as safetensors: `bits`, `(n, ceil(D / 8))`, with a line `name size` for each tensor."""
         layout = self.scorer.layout
-        metadata = {"names": "\n".join(layout.names), "sizes": "\n".join(map(str, layout.sizes))}
-        return save({"bits": torch.stack([point.bits for point in self.points])}, metadata=metadata)
+        tensors = "\n".join(f"{name} {size}" for name, size in zip(layout.names, layout.sizes, strict=True))
+        # One entry: several would be written in an order that changes from run to run.
+        return save({"bits": torch.stack([point.bits for point in self.points])}, metadata={"tensors": tensors})
 
     def _figures(self, point: Pruned) -> dict[str, bytes]:
         try:

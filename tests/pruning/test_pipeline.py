@@ -188,8 +188,8 @@ def test_masks_and_scores_of_the_front_come_back(result, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(result) + 1 + len(result.baselines)
     with safe_open(directory / "masks.safetensors", "pt") as file:
-        bits, names = file.get_tensor("bits"), file.metadata()["names"].split("\n")
-    assert names == ["conv.weight", "head.weight"]
+        bits, tensors = file.get_tensor("bits"), file.metadata()["tensors"]
+    assert tensors == "conv.weight 54\nhead.weight 540"
     for row, point in zip(rows, result, strict=False):
         assert torch.equal(unpack(bits[int(row["row"])], 594), result.mask(point))
         assert float(row["validation_accuracy"]) == point.scores["validation"]["accuracy"]
