@@ -34,6 +34,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# Options that several commands have.
+Ref = Annotated[str, typer.Argument(help="The factory: module:name or path/file.py:name.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
+NumEvaluations = Annotated[
+    int | None, typer.Option(help="Candidate networks to score.", show_default="2000 for small networks")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of splits and search; the factory's own: --set seed=1.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...", show_default="where the data are")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the factory; repeatable.")
+]
+Switches = Annotated[
+    list[str] | None, typer.Option("--preset-set", metavar="KEY=VALUE", help="A switch of the preset; repeatable.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
+
 
 def _show_version(is_wanted: bool) -> None:
     if is_wanted:
@@ -59,22 +75,18 @@ def version() -> None:
 
 @app.command()
 def tune(
-    ref: Annotated[str, typer.Argument(help="The factory: module:name or path/file.py:name.", show_default=False)],
+    ref: Ref,
     out: Annotated[
         Path | None, typer.Option(help="Directory of the run.", show_default="runs/NAME-PRESET-SEED")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
+    overwrite: Overwrite = False,
     preset: Annotated[str, typer.Option(help="default (ours) or hbde-2024 (as published).")] = "default",
-    num_evaluations: Annotated[
-        int | None, typer.Option(help="Candidate networks to score.", show_default="2000 for small networks")
-    ] = None,
+    num_evaluations: NumEvaluations = None,
     num_samples: Annotated[
         float | None, typer.Option(help="Sample forwards to spend, 1e6 say.", show_default="30000 for large networks")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and search; the factory's own: --set seed=1.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...", show_default="where the data are")
-    ] = None,
+    seed: Seed = 0,
+    device: Device = None,
     pretrain_epochs: Annotated[
         int | None,
         typer.Option(
@@ -83,15 +95,11 @@ def tune(
             show_default="refuse a network that is no better than chance",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the factory; repeatable.")
-    ] = None,
-    switches: Annotated[
-        list[str] | None, typer.Option("--preset-set", metavar="KEY=VALUE", help="A switch of the preset; repeatable.")
-    ] = None,
+    settings: Settings = None,
+    switches: Switches = None,
     no_adam: Annotated[bool, typer.Option("--no-adam", help="Skip the comparison with Adam.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final table.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Improve a trained classifier by forward passes only, and judge it on samples that the search never saw.
 
@@ -131,11 +139,11 @@ def tune(
 
 @app.command()
 def prune(
-    ref: Annotated[str, typer.Argument(help="The factory: module:name or path/file.py:name.", show_default=False)],
+    ref: Ref,
     out: Annotated[
         Path | None, typer.Option(help="Directory of the run.", show_default="runs/NAME-pruned-PRESET-SEED")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
+    overwrite: Overwrite = False,
     preset: Annotated[str, typer.Option(help="default (ours) or hierarchical-2026 (as published).")] = "default",
     objectives: Annotated[
         list[str] | None,
@@ -146,9 +154,7 @@ def prune(
             show_default="error, density",
         ),
     ] = None,
-    num_evaluations: Annotated[
-        int | None, typer.Option(help="Candidate networks to score.", show_default="2000 for small networks")
-    ] = None,
+    num_evaluations: NumEvaluations = None,
     num_samples: Annotated[
         float | None, typer.Option(help="Sample forwards to spend, 1e6 say.", show_default="2e5 for large networks")
     ] = None,
@@ -163,18 +169,12 @@ def prune(
     repair: Annotated[
         bool, typer.Option("--repair", help="Repair what is saved, and for comparison the unpruned network.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and search; the factory's own: --set seed=1.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...", show_default="where the data are")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the factory; repeatable.")
-    ] = None,
-    switches: Annotated[
-        list[str] | None, typer.Option("--preset-set", metavar="KEY=VALUE", help="A switch of the preset; repeatable.")
-    ] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    settings: Settings = None,
+    switches: Switches = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the tables.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Set weights of a trained classifier to zero, chosen by forward passes only: the best network of every size.
 

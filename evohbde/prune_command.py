@@ -24,9 +24,8 @@ from evohbde.pruning.result import PruneResult
 from evohbde.pruning.scoring import DEFAULT_OBJECTIVES
 from evohbde.record import Origin
 from evohbde.references import call_factory, parse_settings, suggest
-from evohbde.report import NO_FIGURES, verdict
-from evohbde.rundir import REPORT, check_target
-from evohbde.tune import check_device, load_task, score_table
+from evohbde.rundir import check_target
+from evohbde.tune import check_device, load_task, print_remarks, score_table
 
 SHOWN = 12
 """Networks of the front that are printed; `front.csv` has all."""
@@ -182,14 +181,7 @@ def show(
     out.print(score_table(entries, result.preset.name, out.width))
     if request.quiet:
         return
-    remarks = [*result.notes, verdict(result.record(point, entries))]
-    if result.stop_reason == "interrupted":
-        remarks.insert(0, "Interrupted: this is what was found until then.")
-    if not any(request.directory.glob("*.png")):
-        remarks.append(NO_FIGURES)
-    remarks.append(f"Saved to {request.directory}; open {request.directory / REPORT}")
-    for remark in remarks:
-        messages.print(remark, markup=False, highlight=False, soft_wrap=True)
+    print_remarks(result.notes, result.record(point, entries), result.stop_reason, request.directory, messages)
 
 
 def front_table(result: PruneResult, chosen: Pruned) -> Table:

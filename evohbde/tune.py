@@ -20,7 +20,7 @@ from evohbde.finetune import PRESETS, FineTuneResult, default_budget, fine_tune
 from evohbde.judge import COLUMNS, Entry
 from evohbde.preset_base import Preset
 from evohbde.progress import SearchProgress
-from evohbde.record import Origin
+from evohbde.record import Origin, RunRecord
 from evohbde.references import call_factory, describe, parse_settings, resolve, suggest
 from evohbde.report import NO_FIGURES, verdict
 from evohbde.rundir import REPORT, check_target
@@ -170,12 +170,19 @@ def show(result: FineTuneResult, request: TuneRequest, out: Console, messages: C
     out.print(score_table(result.entries, result.preset.name, out.width))
     if request.quiet:
         return
-    remarks = [*result.notes, verdict(result.record())]
-    if result.stop_reason == "interrupted":
+    print_remarks(result.notes, result.record(), result.stop_reason, request.directory, messages)
+
+
+def print_remarks(
+    notes: Sequence[str], record: RunRecord, stop_reason: str, directory: Path, messages: Console
+) -> None:
+    """Print what happened, what came out in words, and where the files are."""
+    remarks = [*notes, verdict(record)]
+    if stop_reason == "interrupted":
         remarks.insert(0, "Interrupted: this is what was found until then.")
-    if not any(request.directory.glob("*.png")):
+    if not any(directory.glob("*.png")):
         remarks.append(NO_FIGURES)
-    remarks.append(f"Saved to {request.directory}; open {request.directory / REPORT}")
+    remarks.append(f"Saved to {directory}; open {directory / REPORT}")
     for remark in remarks:
         messages.print(remark, markup=False, highlight=False, soft_wrap=True)
 
