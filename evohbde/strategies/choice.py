@@ -28,14 +28,12 @@ NAMES = ("auto", "views", "folded", "batched", "vmap", "graphs")
 TOLERANCE = 1e-3
 """Largest accepted deviation of an output, as a share of the largest output of the same candidate."""
 
-ADVANTAGE = 0.9
+ADVANTAGE = 0.95
 """A strategy is preferred to `Views` if it takes at most this share of its time; so much that two runs choose alike."""
 
 ROUNDS = 3
 SECONDS_PER_RUN = 0.15
 SHORTEST_RUN = 0.01
-SHORT_PIECE = 32
-"""Samples that a network too slow for more is measured with."""
 
 _known: dict[tuple[object, ...], dict[str, float]] = {}
 
@@ -235,7 +233,7 @@ def _times(strategies: list[Strategy], batch_size: int, z: Tensor, features: Ten
     parts = pieces(features, batch_size)
     first = _seconds(strategies[0], z, parts[:1], 1)
     if first * len(parts) > SECONDS_PER_RUN:
-        parts = [parts[0][:SHORT_PIECE]]
+        parts = parts[:1]
     repeats = max(1, int(SHORTEST_RUN / (first * len(parts))))
     for strategy in strategies:
         strategy.fit(len(parts[0]))
