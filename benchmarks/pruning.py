@@ -18,8 +18,8 @@ from benchmarks.tables import markdown, publish, spread, write_csv
 from evohbde.data import Task
 from evohbde.evaluator import score
 from evohbde.history import History
-from evohbde.pruning.allocated import AllocatedPruning
-from evohbde.pruning.archive import Archive, Pruned, union
+from evohbde.pruning.allocated import MAGNITUDE_LEVELS, AllocatedPruning
+from evohbde.pruning.archive import Archive, Pruned, as_pruned, union
 from evohbde.pruning.baselines import GLOBAL, UNIFORM, global_magnitude_masks, random_masks, uniform_magnitude_masks
 from evohbde.pruning.front import Front, thinned, unpruned_point
 from evohbde.pruning.hierarchical import HierarchicalPruning2026, TwoPhases
@@ -36,14 +36,19 @@ NETWORKS: dict[str, Callable[..., Task]] = {
     "shifted-resnet56": shifted_resnet56,
 }
 
-REDUCTIONS = (0.3, 0.4, 0.5, 0.6)
+REDUCTIONS = (0.2, 0.3, 0.4, 0.5, 0.6)
 OURS, RANDOM, REPAIRED, UNPRUNED_REPAIRED = "ours", "random in the corridor", "ours, repaired", "unpruned, repaired"
+SEARCHED = "ours, searched networks only"
 PHASE_1, CONTINUED, FULL, ALIKE = "phase 1", "phase 1, twice as long", "both phases", "both phases, no importance"
 NUM_RESCORED = 25
-LIGHTEST, HEAVIEST = 0.35, 0.71
-"""Kept shares of networks that are re-scored: those that can stand for a reduction."""
+LIGHTEST, HEAVIEST = 0.35, 0.95
+"""Kept shares of networks that are re-scored: those that can stand for a reduction, or lose little."""
 
-ORDER = (GLOBAL, UNIFORM, RANDOM, PHASE_1, CONTINUED, FULL, ALIKE, OURS, REPAIRED)
+MAX_LOSS = 0.005
+LITTLE_LOST = f"lightest within {100 * MAX_LOSS:g} points"
+"""In place of a reduction: the lightest network that loses at most so much on the re-scoring images."""
+
+ORDER = (GLOBAL, UNIFORM, RANDOM, PHASE_1, CONTINUED, FULL, ALIKE, SEARCHED, OURS, REPAIRED)
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,10 @@ def measure(network: str, seeds: list[int], sizes: Sizes) -> None:
     rows: list[dict[str, object]] = []
     for seed in seeds:
         rows += _Seed(network, seed, sizes).rows()
-    write_csv(f"pruning-{network}", rows)
+        write_csv(f"pruning-{network}", rows)
     options = f"--network {network} --seeds {seeds[0]}-{seeds[-1]} --num-evaluations {sizes.num_evaluations}"
-    publish(f"pruning-{network}", _table(rows), f"python -m benchmarks pruning {options} --images {sizes.images}")
+    options += f" --images {sizes.images} --fresh {sizes.fresh} --test {sizes.test} --repair {sizes.repair}"
+    publish(f"pruning-{network}", _table(rows), f"python -m benchmarks pruning {options}")
 
 
 class _Seed:
@@ -105,8 +111,9 @@ class _Seed:
         full.first_phase(full.shares[1])
         self._front(CONTINUED, first.points, job)
         job = self._job()
-        ours = self._front(OURS, AllocatedPruning(num_samples=self.sizes.images).run(job).points, job)
-        self._repaired(ours)
+        points = AllocatedPruning(num_samples=self.sizes.images).run(job).points
+        self._front(SEARCHED, [point for point in points if point.origin not in (GLOBAL, UNIFORM)], job)
+        self._repaired(self._front(OURS, points, job))
         return self.found
 
     def _job(self) -> PruningJob:
@@ -126,19 +133,29 @@ class _Seed:
         for name, make in ((GLOBAL, global_magnitude_masks), (UNIFORM, uniform_magnitude_masks)):
             for reduction, mask in zip(REDUCTIONS, make(scorer.theta0, groups, REDUCTIONS), strict=True):
                 self._add(name, reduction, scorer.network(mask))
+            masks = make(scorer.theta0, groups, MAGNITUDE_LEVELS)
+            front = self._rescored([as_pruned(name, mask, scorer.theta0) for mask in masks])
+            spent = len(self.fresh) * (1 + len(masks))
+            self._add(name, LITTLE_LOST, front.network(front.select(max_loss=MAX_LOSS)), spent)
 
-    def _front(self, name: str, points: list[Pruned], job: PruningJob) -> dict[float, nn.Module]:
-        """Re-score a front on fresh images and add its network for every reduction that it reaches."""
+    def _front(self, name: str, points: list[Pruned], job: PruningJob) -> dict[float | str, nn.Module]:
+        """Re-score a front on fresh images; add its networks for every reduction, and the one that loses little."""
         candidates = thinned([point for point in points if LIGHTEST <= point.kept <= HEAVIEST], NUM_RESCORED)
-        front = Front(self.scorer, (unpruned_point(self.scorer), *candidates), unpruned_point(self.scorer))
-        front = front.rescore(self.fresh)
+        front = self._rescored(candidates)
         spent = job.history.num_samples_seen + len(self.fresh) * (1 + len(candidates))
-        networks = {}
+        networks: dict[float | str, nn.Module] = {}
         for reduction in REDUCTIONS:
             if front.points[-1].kept <= 1 - reduction:
-                network = networks[reduction] = front.network(front.select(density=1 - reduction))
-                self._add(name, reduction, network, spent)
+                networks[reduction] = front.network(front.select(density=1 - reduction))
+        networks[LITTLE_LOST] = front.network(front.select(max_loss=MAX_LOSS))
+        for wanted, network in networks.items():
+            self._add(name, wanted, network, spent)
         return networks
+
+    def _rescored(self, candidates: list[Pruned]) -> Front:
+        """What is left of candidates and the network as given on fresh images."""
+        unpruned = unpruned_point(self.scorer)
+        return Front(self.scorer, (unpruned, *candidates), unpruned).rescore(self.fresh)
 
     def _random(self, corridor: Corridor | None) -> None:
         if corridor is None:
@@ -149,13 +166,12 @@ class _Seed:
         for reduction, mask in zip(inside, random_masks(core, upper, [1 - r for r in inside], generator), strict=True):
             self._add(RANDOM, reduction, self.scorer.network(mask))
 
-    def _repaired(self, networks: dict[float, nn.Module]) -> None:
-        for reduction, network in {0.0: self.scorer.model, **networks}.items():
+    def _repaired(self, networks: dict[float | str, nn.Module]) -> None:
+        for wanted, network in {0.0: self.scorer.model, **networks}.items():
             found = repair(network, self.train, self.fresh, num_samples=self.sizes.repair, seed=self.seed)
-            name = REPAIRED if reduction else UNPRUNED_REPAIRED
-            self._add(name, reduction, found.network, found.num_samples)
+            self._add(REPAIRED if wanted else UNPRUNED_REPAIRED, wanted, found.network, found.num_samples)
 
-    def _add(self, method: str, reduction: float, network: nn.Module, num_samples: float = 0.0) -> None:
+    def _add(self, method: str, reduction: float | str, network: nn.Module, num_samples: float = 0.0) -> None:
         """Score a network on the test images."""
         theta = self.scorer.layout.flatten(network)
         kept = int(torch.count_nonzero(theta)) / len(theta)
@@ -171,27 +187,33 @@ class _Seed:
                 "num_samples": round(num_samples),
             }
         )
-        print(f"seed {self.seed}, {method}, {reduction:.0%}: kept {kept:.3f}, accuracy {accuracy:.4f}", flush=True)
+        wanted = reduction if isinstance(reduction, str) else f"{reduction:.0%}"
+        print(f"seed {self.seed}, {method}, {wanted}: kept {kept:.3f}, accuracy {accuracy:.4f}", flush=True)
 
 
 def _table(rows: list[dict[str, object]]) -> str:
     """Accuracy lost to the unpruned network in points, mean and deviation over seeds."""
-    before = {row["seed"]: row for row in rows if row["method"] == "unpruned"}
-    repaired = {row["seed"]: row for row in rows if row["method"] == UNPRUNED_REPAIRED}
-    body = [["unpruned", spread([100 * _number(row) for row in before.values()], 2), *[""] * len(REDUCTIONS)]]
-    body.append(
-        [UNPRUNED_REPAIRED, spread([100 * _number(row) for row in repaired.values()], 2), *[""] * len(REDUCTIONS)]
+    before, repaired = (
+        {row["seed"]: row for row in rows if row["method"] == name} for name in ("unpruned", UNPRUNED_REPAIRED)
     )
+    empty = [""] * (len(REDUCTIONS) + 1)
+    body = [
+        [name, f"{spread([100 * _number(row) for row in found.values()], 2)} %", *empty]
+        for name, found in (("unpruned", before), (UNPRUNED_REPAIRED, repaired))
+    ]
     for method in ORDER:
         reference = repaired if method == REPAIRED else before
-        cells = []
-        for reduction in REDUCTIONS:
+        cells = [""]
+        for reduction in (*REDUCTIONS, LITTLE_LOST):
             here = [row for row in rows if (row["method"], row["reduction"]) == (method, reduction)]
             lost = [100 * (_number(row) - _number(reference[row["seed"]])) for row in here]
-            cells.append(spread(lost, 2) if lost else "-")
-        body.append([method, "", *cells])
-    return markdown(["method", "test accuracy, %", *(f"{reduction:.0%} removed" for reduction in REDUCTIONS)], body)
+            removed = [100 - 100 * _number(row, "kept") for row in here] if reduction == LITTLE_LOST else []
+            text = spread(lost, 2) if lost else "-"
+            cells.append(f"{spread(removed, 1)} % removed: {text}" if removed else text)
+        body.append([method, *cells])
+    columns = [*(f"{reduction:.0%} removed" for reduction in REDUCTIONS), LITTLE_LOST]
+    return markdown(["method", "test accuracy", *columns], body)
 
 
-def _number(row: dict[str, object]) -> float:
-    return float(str(row["accuracy"]))
+def _number(row: dict[str, object], column: str = "accuracy") -> float:
+    return float(str(row[column]))
