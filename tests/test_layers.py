@@ -31,7 +31,7 @@ LAYERS = (
     {"gradient", "gate", "recalibrate", "sensitivity", "preset_base", "hbde_2024", "staged", "finetune"}
     | {"gradient_searcher", "plots", "report", "rundir", "pruning", "compress"},
     {"compare"},
-    {"api", "references", "progress", "tune", "prune_command", "cli", "__main__"},
+    {"api", "references", "progress", "tune", "prune_command", "commands", "cli", "__main__"},
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
