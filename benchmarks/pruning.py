@@ -18,7 +18,7 @@ from benchmarks.tables import markdown, publish, spread, write_csv
 from evohbde.data import Task
 from evohbde.evaluator import score
 from evohbde.history import History
-from evohbde.pruning.allocated import MAGNITUDE_LEVELS, AllocatedPruning
+from evohbde.pruning.allocated import FIT_SAMPLES, MAGNITUDE_LEVELS, AllocatedPruning
 from evohbde.pruning.archive import Archive, Pruned, as_pruned, union
 from evohbde.pruning.baselines import GLOBAL, UNIFORM, global_magnitude_masks, random_masks, uniform_magnitude_masks
 from evohbde.pruning.front import Front, thinned, unpruned_point
@@ -26,8 +26,9 @@ from evohbde.pruning.hierarchical import HierarchicalPruning2026, TwoPhases
 from evohbde.pruning.job import PruningJob
 from evohbde.pruning.phases import Corridor
 from evohbde.pruning.pipeline import prunable_layout
-from evohbde.pruning.repair import repair
+from evohbde.pruning.refit import RECONSTRUCTED, reconstruct
 from evohbde.pruning.scoring import MaskScorer
+from evohbde.pruning.repair import repair
 from problems.cifar import resnet20_jpeg, shifted_resnet20, shifted_resnet56
 
 NETWORKS: dict[str, Callable[..., Task]] = {
@@ -36,19 +37,23 @@ NETWORKS: dict[str, Callable[..., Task]] = {
     "shifted-resnet56": shifted_resnet56,
 }
 
-REDUCTIONS = (0.2, 0.3, 0.4, 0.5, 0.6)
+REDUCTIONS = (0.3, 0.4, 0.5, 0.6, 0.7)
 OURS, RANDOM, REPAIRED, UNPRUNED_REPAIRED = "ours", "random in the corridor", "ours, repaired", "unpruned, repaired"
-SEARCHED = "ours, searched networks only"
+SEARCHED, GIVEN = "ours, searched networks only, weights as given", "ours, weights as given"
+GLOBAL_FITTED, UNIFORM_FITTED = f"{GLOBAL}, {RECONSTRUCTED}", f"{UNIFORM}, {RECONSTRUCTED}"
 PHASE_1, CONTINUED, FULL, ALIKE = "phase 1", "phase 1, twice as long", "both phases", "both phases, no importance"
 NUM_RESCORED = 25
-LIGHTEST, HEAVIEST = 0.35, 0.95
+LIGHTEST, HEAVIEST = 0.25, 0.95
 """Kept shares of networks that are re-scored: those that can stand for a reduction, or lose little."""
 
 MAX_LOSS = 0.005
 LITTLE_LOST = f"lightest within {100 * MAX_LOSS:g} points"
 """In place of a reduction: the lightest network that loses at most so much on the re-scoring images."""
 
-ORDER = (GLOBAL, UNIFORM, RANDOM, PHASE_1, CONTINUED, FULL, ALIKE, SEARCHED, OURS, REPAIRED)
+ORDER = (
+    *(GLOBAL, UNIFORM, RANDOM, PHASE_1, CONTINUED, FULL, ALIKE, SEARCHED, GIVEN),
+    *(GLOBAL_FITTED, UNIFORM_FITTED, OURS, REPAIRED),
+)
 
 
 @dataclass(frozen=True)
@@ -102,18 +107,20 @@ class _Seed:
         full = TwoPhases(published, job)
         full.first_phase()
         first = full.archives[0]
-        self._front(PHASE_1, first.points, job)
+        self._front(PHASE_1, first.points, job.history.num_samples_seen)
         for name, switches in ((FULL, published), (ALIKE, replace(published, guided=False))):
             phases = self._second(switches, first)
-            self._front(name, union(phases.archives), phases.job)
+            self._front(name, union(phases.archives), phases.job.history.num_samples_seen)
             if name == FULL:
                 self._random(phases.corridor)
         full.first_phase(full.shares[1])
-        self._front(CONTINUED, first.points, job)
+        self._front(CONTINUED, first.points, job.history.num_samples_seen)
         job = self._job()
         points = AllocatedPruning(num_samples=self.sizes.images).run(job).points
-        self._front(SEARCHED, [point for point in points if point.origin not in (GLOBAL, UNIFORM)], job)
-        self._repaired(self._front(OURS, points, job))
+        as_given, searched = [point for point in points if point.values is None], job.history.rows[-1].num_samples_seen
+        self._front(SEARCHED, [point for point in as_given if point.origin not in (GLOBAL, UNIFORM)], searched)
+        self._front(GIVEN, as_given, searched)
+        self._repaired(self._front(OURS, points, job.history.num_samples_seen))
         return self.found
 
     def _job(self) -> PruningJob:
@@ -133,16 +140,24 @@ class _Seed:
         for name, make in ((GLOBAL, global_magnitude_masks), (UNIFORM, uniform_magnitude_masks)):
             for reduction, mask in zip(REDUCTIONS, make(scorer.theta0, groups, REDUCTIONS), strict=True):
                 self._add(name, reduction, scorer.network(mask))
-            masks = make(scorer.theta0, groups, MAGNITUDE_LEVELS)
-            front = self._rescored([as_pruned(name, mask, scorer.theta0) for mask in masks])
-            spent = len(self.fresh) * (1 + len(masks))
+            levels = [as_pruned(name, mask, scorer.theta0) for mask in make(scorer.theta0, groups, MAGNITUDE_LEVELS)]
+            front, spent = self._rescored(levels), len(self.fresh) * (1 + len(levels))
             self._add(name, LITTLE_LOST, front.network(front.select(max_loss=MAX_LOSS)), spent)
+            points = [as_pruned(name, mask, scorer.theta0) for mask in make(scorer.theta0, groups, REDUCTIONS)]
+            fitted, spent = reconstruct(scorer, points, self._job().selection(FIT_SAMPLES), self.seed)
+            self._networks(fitted[0].origin, fitted, spent)
 
-    def _front(self, name: str, points: list[Pruned], job: PruningJob) -> dict[float | str, nn.Module]:
-        """Re-score a front on fresh images; add its networks for every reduction, and the one that loses little."""
-        candidates = thinned([point for point in points if LIGHTEST <= point.kept <= HEAVIEST], NUM_RESCORED)
+    def _front(self, name: str, points: list[Pruned], spent: float) -> dict[float | str, nn.Module]:
+        """Add what stands for a searched front: of its fitted networks all, of the others evenly over the sizes."""
+        inside = [point for point in points if LIGHTEST <= point.kept <= HEAVIEST]
+        fitted = [point for point in inside if point.values is not None]
+        others = thinned([point for point in inside if point.values is None], NUM_RESCORED)
+        return self._networks(name, fitted + others, spent)
+
+    def _networks(self, name: str, candidates: list[Pruned], spent: float) -> dict[float | str, nn.Module]:
+        """Re-score on fresh images; add a network for every reduction reached, and the one that loses little."""
         front = self._rescored(candidates)
-        spent = job.history.num_samples_seen + len(self.fresh) * (1 + len(candidates))
+        spent += len(self.fresh) * (1 + len(candidates))
         networks: dict[float | str, nn.Module] = {}
         for reduction in REDUCTIONS:
             if front.points[-1].kept <= 1 - reduction:
@@ -196,14 +211,15 @@ def _table(rows: list[dict[str, object]]) -> str:
     before, repaired = (
         {row["seed"]: row for row in rows if row["method"] == name} for name in ("unpruned", UNPRUNED_REPAIRED)
     )
-    empty = [""] * (len(REDUCTIONS) + 1)
+    empty = [""] * (len(REDUCTIONS) + 2)
     body = [
         [name, f"{spread([100 * _number(row) for row in found.values()], 2)} %", *empty]
         for name, found in (("unpruned", before), (UNPRUNED_REPAIRED, repaired))
     ]
     for method in ORDER:
         reference = repaired if method == REPAIRED else before
-        cells = [""]
+        forwards = [_number(row, "num_samples") for row in rows if row["method"] == method]
+        cells = ["", f"{sum(forwards) / max(1, len(forwards)):,.0f}"]
         for reduction in (*REDUCTIONS, LITTLE_LOST):
             here = [row for row in rows if (row["method"], row["reduction"]) == (method, reduction)]
             lost = [100 * (_number(row) - _number(reference[row["seed"]])) for row in here]
@@ -212,7 +228,7 @@ def _table(rows: list[dict[str, object]]) -> str:
             cells.append(f"{spread(removed, 1)} % removed: {text}" if removed else text)
         body.append([method, *cells])
     columns = [*(f"{reduction:.0%} removed" for reduction in REDUCTIONS), LITTLE_LOST]
-    return markdown(["method", "test accuracy", *columns], body)
+    return markdown(["method", "test accuracy", "sample forwards", *columns], body)
 
 
 def _number(row: dict[str, object], column: str = "accuracy") -> float:

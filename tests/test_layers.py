@@ -28,7 +28,7 @@ LAYERS = (
         "judge",
         "record",
     },
-    {"gradient", "gate", "recalibrate", "sensitivity", "preset_base", "hbde_2024", "staged", "finetune"}
+    {"gradient", "gate", "recalibrate", "reconstruct", "sensitivity", "preset_base", "hbde_2024", "staged", "finetune"}
     | {"gradient_searcher", "plots", "report", "rundir", "pruning", "compress"},
     {"compare"},
     {"api", "references", "progress", "tune", "prune_command", "commands", "cli", "__main__"},

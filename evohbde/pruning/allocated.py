@@ -4,7 +4,8 @@ Phase 1 of the published method, with three changes: it starts from thresholds t
 suggests, beside uniform and global magnitude pruning; what it searches is the divergence from the answers of the
 network as given, which still tells networks apart where their errors are equal; and each round scores its networks on
 samples that no earlier round has seen, the best of the round before among them. What it found is offered beside pruning
-by magnitude alone, and validation samples decide. `docs/pruning.md` says why.
+by magnitude alone, some of both with the weights that are left fitted anew, and validation samples decide.
+`docs/pruning.md` says why.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from evohbde.pruning.baselines import GLOBAL, UNIFORM
 from evohbde.pruning.bits import unpack
 from evohbde.pruning.front import thinned
 from evohbde.pruning.job import Found, PruningJob
+from evohbde.pruning.refit import reconstruct
 from evohbde.reductions.thresholds import ThresholdPruning
 from evohbde.searchers import NSGA2
 
@@ -30,6 +32,10 @@ DIVERGENCE = "divergence"
 
 MAGNITUDE_LEVELS = tuple(level / 20 for level in range(1, 19))
 """Shares at which pruning by magnitude alone is offered beside what was found."""
+
+FIT_SAMPLES = 200
+FITTED_LEVELS = (0.4, 0.5, 0.6, 0.7, 0.8)
+"""Shares at which pruning by global magnitude is offered with the weights that are left fitted anew."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class AllocatedPruning:
         focus: Networks that lose more than this part of what there is to lose, from the network as given to one that
             knows nothing, are left behind after the first round.
         most: Largest share that a tensor may lose.
+        reconstructed: How many networks are offered a second time, the weights that are left fitted to the layers of
+            the network as given (`evohbde.reconstruct`); 0: none, so that weights are kept as given or zero.
     """
 
     objective: str | None = DIVERGENCE
@@ -57,8 +65,11 @@ class AllocatedPruning:
     probe_share: float = 0.25
     focus: float = 0.4
     most: float = 0.95
+    reconstructed: int = 12
 
     def __post_init__(self) -> None:
+        if self.reconstructed < 0:
+            raise ValueError(f"`reconstructed` must be at least 0 networks, got {self.reconstructed}")
         if not 0 < self.most < 1:
             raise ValueError(f"`most` must lie in (0, 1), the largest share that a tensor may lose, got {self.most}")
         if (
@@ -84,7 +95,8 @@ class AllocatedPruning:
             run.rounds()
         except KeyboardInterrupt:
             job.interrupted = True
-        return Found([*run.archive.points, *run.magnitudes()], run.notes)
+        points = [*run.archive.points, *run.magnitudes()]
+        return Found([*points, *run.reconstructed()] if not job.interrupted else points, run.notes)
 
 
 class _Run:
@@ -129,6 +141,21 @@ class _Run:
         levels = [level for level in MAGNITUDE_LEVELS if level <= min(self.switches.most, 1 - floor)]
         theta0, kinds = self.job.theta0, ((GLOBAL, self.reduction.global_magnitude), (UNIFORM, self.reduction.uniform))
         return [as_pruned(name, self.reduction.mask(make(level)), theta0) for name, make in kinds for level in levels]
+
+    def reconstructed(self) -> list[Pruned]:
+        """Some of what was found, and of pruning by global magnitude, with the weights that are left fitted anew."""
+        job, limit = self.job, self.switches.reconstructed
+        if not limit:
+            return []
+        levels = [level for level in FITTED_LEVELS if level <= self.switches.most][: limit // 2]
+        masks = [self.reduction.mask(self.reduction.global_magnitude(level)) for level in levels]
+        chosen = thinned([point for point in self.archive.points if point.kept < 1], limit - len(masks))
+        chosen += [as_pruned(GLOBAL, mask, job.theta0) for mask in masks]
+        job.history.begin(f"fitting what is left of {len(chosen)} networks")
+        found, num_samples = reconstruct(job.scorer, chosen, job.selection(FIT_SAMPLES), job.seed)
+        job.history.spend(0, num_samples)
+        self.notes.append(f"what is left of {len(chosen)} networks was fitted anew: {num_samples:,} sample forwards")
+        return found
 
     def _objectives(self, data: TensorData) -> list[AnyObjective]:
         """What is searched on these samples."""

@@ -25,12 +25,14 @@ class Pruned:
         bits: Which of the D prunable weights are not zero, eight to a byte (`evohbde.pruning.bits`).
         kept: Share of the prunable weights that are not zero.
         scores: By samples (`"selection"`, `"validation"`, `"test"`), then by objective.
+        values: What the kept weights are, in their order, where they were fitted anew; None: as given.
     """
 
     origin: str
     bits: Tensor
     kept: float
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    values: Tensor | None = None
 
 
 class Masking(Protocol):

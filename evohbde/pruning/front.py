@@ -81,7 +81,7 @@ class Front:
         return replace(self, points=tuple(points), baselines=tuple(baselines), unpruned=unpruned)
 
     def _scored(self, point: Pruned, data: TensorData, split: str) -> Pruned:
-        found = self.scorer.score(self.mask(point), data)
+        found = self.scorer.score(self.mask(point), data, point.values)
         return replace(point, scores={**point.scores, split: found})
 
     def losses(self, split: str | None = None) -> Tensor:
@@ -174,7 +174,7 @@ class Front:
 
     def network(self, point: Pruned) -> nn.Module:
         """A new network with the zeros of this point, in evaluation mode."""
-        return self.scorer.network(self.mask(point))
+        return self.scorer.network(self.mask(point), point.values)
 
     def cells(self, point: Pruned) -> tuple[str, ...]:
         """What a table says of a point, one text per heading in `COLUMNS`."""

@@ -173,7 +173,9 @@ def _resolve_preset(preset: str | PruningPreset) -> PruningPreset:
 def _candidates(scorer: MaskScorer, points: list[Pruned]) -> list[Pruned]:
     """What is scored on validation samples: the network as given, and as much of the front as that may cost."""
     unpruned = unpruned_point(scorer)
-    return [unpruned, *thinned([point for point in points if point.kept < unpruned.kept], NUM_RESCORED)]
+    fitted = [point for point in points if point.values is not None]
+    as_given = [point for point in points if point.values is None and point.kept < unpruned.kept]
+    return [unpruned, *thinned(as_given, NUM_RESCORED), *fitted]
 
 
 def _baselines(scorer: MaskScorer) -> tuple[Pruned, ...]:

@@ -87,24 +87,33 @@ class MaskScorer:
         self.theta0 = layout.flatten(model)
         self._working = deepcopy(self.model)
 
-    def network(self, mask: Tensor) -> nn.Module:
-        """A new network with zeros where `mask`, `(D,)`, is False; in evaluation mode."""
-        return self._load(deepcopy(self.model), mask)
+    def network(self, mask: Tensor, values: Tensor | None = None) -> nn.Module:
+        """A new network with zeros where `mask`, `(D,)`, is False; in evaluation mode.
 
-    def score(self, mask: Tensor, data: TensorData) -> dict[str, float]:
-        """Score one mask, `(D,)`: what tables report, and the objectives, by name."""
+        Args:
+            mask: Which weights are kept.
+            values: What they are, in their order; None: as given.
+        """
+        return self._load(deepcopy(self.model), mask, values)
+
+    def score(self, mask: Tensor, data: TensorData, values: Tensor | None = None) -> dict[str, float]:
+        """Score one mask, `(D,)`, with its weights as in `network`: what tables report, and the objectives, by name."""
         names = [objective.name for objective in self.objectives]
         wanted = [*self.objectives, *(name for name in REPORTED if name not in names)]
-        return score(self._load(self._working, mask), data, wanted, layout=self.layout)
+        return score(self._load(self._working, mask, values), data, wanted, layout=self.layout)
 
     def losses(self, scores: Mapping[str, float]) -> list[float]:
         """The objectives of one network, all to be minimised."""
         return [as_loss(scores[objective.name], objective.sense) for objective in self.objectives]
 
-    def _load(self, network: nn.Module, mask: Tensor) -> nn.Module:
+    def _load(self, network: nn.Module, mask: Tensor, values: Tensor | None) -> nn.Module:
         if mask.shape != self.theta0.shape:
             raise ValueError(
                 f"expected `mask` of shape {tuple(self.theta0.shape)}, one entry per prunable weight, "
                 f"got {tuple(mask.shape)}"
             )
-        return self.layout.load_(network, torch.where(mask.to(self.theta0.device), self.theta0, 0.0))
+        mask = mask.to(self.theta0.device)
+        theta = torch.where(mask, self.theta0, 0.0)
+        if values is not None:
+            theta[mask] = values.to(theta)
+        return self.layout.load_(network, theta)

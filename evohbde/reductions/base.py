@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import prod
+from math import isfinite, prod
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +16,11 @@ State = dict[str, Any]
 
 def check_weights(theta0: Tensor, argument: str = "theta0") -> Tensor:
     """Return `theta0` as a detached flat tensor, or say what is wrong with it."""
+    return check_range(theta0, argument)[0]
+
+
+def check_range(theta0: Tensor, argument: str = "theta0") -> tuple[Tensor, tuple[float, float]]:
+    """`check_weights`, and the smallest and the largest weight, which it looks at anyway."""
     if not isinstance(theta0, Tensor):
         raise TypeError(f"expected `{argument}` to be a torch.Tensor of shape (D,), got {type(theta0).__name__}")
     if theta0.ndim != 1 or theta0.numel() == 0:
@@ -23,12 +28,13 @@ def check_weights(theta0: Tensor, argument: str = "theta0") -> Tensor:
     if not theta0.is_floating_point():
         raise TypeError(f"expected `{argument}` to hold floating-point weights, got {theta0.dtype}")
     theta0 = theta0.detach()
-    if not bool(torch.isfinite(torch.stack(torch.aminmax(theta0))).all()):  # NaN passes through; no mask of size D
+    low, high = torch.stack(torch.aminmax(theta0)).tolist()
+    if not (isfinite(low) and isfinite(high)):  # NaN passes through; no mask of size D
         bad = int((~torch.isfinite(theta0)).sum())
         raise ValueError(
             f"`{argument}` has {bad} NaN or infinite weights: repair or retrain the network before reducing it"
         )
-    return theta0
+    return theta0, (low, high)
 
 
 Shapes = tuple[tuple[int, ...], ...]

@@ -43,23 +43,29 @@ class _Grid:
         weights: `(D,)`.
         num_edges: Edges per group.
         groups: `(D,)` or None.
+        span: The smallest and the largest weight, where they are known.
 
     Attributes:
         kind: The smallest type that holds every key.
         margin: In bin widths, how near an edge float32 may take a weight for its neighbour's; None: too near.
     """
 
-    def __init__(self, weights: np.ndarray, num_edges: int, groups: np.ndarray | None) -> None:
+    def __init__(
+        self, weights: np.ndarray, num_edges: int, groups: np.ndarray | None, span: tuple[float, float] | None = None
+    ) -> None:
         self.num_edges, self.last_bin = num_edges, max(num_edges - 2, 0)
-        self.low, high = _ranges(weights, groups)
+        if groups is None and span is not None:
+            self.low, high = np.array([span[0]]), np.array([span[1]])
+        else:
+            self.low, high = _ranges(weights, groups)
         with np.errstate(over="ignore"):
             self.step = (high - self.low) / max(num_edges - 1, 1)
         if not np.isfinite(self.step).all():
             raise ValueError(
                 "the range of the weights overflows float64: repair or rescale the network before reducing it"
             )
-        span = len(self.low) * num_edges
-        self.kind = np.int16 if span < 2**15 else np.int32 if span < 2**31 else np.int64
+        num_keys = len(self.low) * num_edges
+        self.kind = np.int16 if num_keys < 2**15 else np.int32 if num_keys < 2**31 else np.int64
         self.margin = self._margin(high) if groups is None and weights.dtype == np.float32 else None
 
     def _margin(self, high: np.ndarray) -> float | None:
@@ -133,14 +139,15 @@ def histogram_bins(weights: np.ndarray, num_edges: int, groups: np.ndarray | Non
 
 
 def histogram_blocks(
-    weights: np.ndarray, num_edges: int, groups: np.ndarray | None = None
+    weights: np.ndarray, num_edges: int, groups: np.ndarray | None = None, span: tuple[float, float] | None = None
 ) -> tuple[np.ndarray, BlockSummary]:
     """Blocks of `histogram_bins` without the empty ones: `compact` and `summarise` of them, in one go where it can be.
 
     A bin's smallest and largest weights lie next to its edges, where weights are looked at anyway. Bins so thin that
-    they have none there are gone through while they are renumbered.
+    they have none there are gone through while they are renumbered. `span`, where it is known, is the smallest and the
+    largest weight, so that they are not looked for again.
     """
-    grid = _Grid(weights, num_edges, groups)
+    grid = _Grid(weights, num_edges, groups, span)
     if grid.margin is None:
         ids = compact(histogram_bins(weights, num_edges, groups))
         return ids, summarise(weights, ids)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evohbde.reductions.base import Reduction, check_mode, check_weights
+from evohbde.reductions.base import Reduction, check_mode, check_range, check_weights
 from evohbde.reductions.binning import (
     BlockSummary,
     compact,
@@ -127,18 +127,18 @@ class HistogramBlocking(Blocking):
         rule: str = "closed",
         groups: Tensor | None = None,
     ) -> None:
-        theta0 = check_weights(theta0)
+        theta0, span = check_range(theta0)
         _check_count("num_bins", num_bins)
         if rule not in ("closed", "authors"):
             raise ValueError(f"`rule` must be 'closed' (the last bin holds the maximum) or 'authors', got {rule!r}")
-        if rule == "authors" and (num_bins < 2 or groups is not None or bool(theta0.min() == theta0.max())):
+        if rule == "authors" and (num_bins < 2 or groups is not None or span[0] == span[1]):
             raise ValueError(
                 "rule='authors' needs num_bins >= 2, weights that differ and no groups, since the maximum lies in no "
                 "block; use rule='closed'"
             )
         weights = _as_numpy(theta0)
         if rule == "closed":
-            ids, summary = histogram_blocks(weights, num_bins, _group_ids(groups, theta0))
+            ids, summary = histogram_blocks(weights, num_bins, _group_ids(groups, theta0), span)
             super().__init__(theta0, ids, mode, summary)
             return
         keys = histogram_bins(weights, num_bins)

@@ -80,11 +80,31 @@ def test_later_rounds_leave_networks_behind_that_know_nothing():
 
 
 def test_pruning_by_magnitude_is_offered_beside_what_was_found():
-    found = AllocatedPruning().run(job())
+    found = AllocatedPruning(reconstructed=0).run(job())
     origins = {point.origin for point in found.points}
     assert origins == {"round 3", "global magnitude", "uniform magnitude"}
     lightest = min(point.kept for point in found.points if point.origin == "round 3")
     assert all(point.kept >= lightest - 1 / 54 for point in found.points)  # a tensor has 54 weights at least
+
+
+def test_some_networks_are_offered_a_second_time_with_fitted_weights():
+    some_job = job()
+    found = AllocatedPruning(reconstructed=8).run(some_job)
+    fitted = [point for point in found.points if point.values is not None]
+    assert [point.origin for point in fitted].count("round 3, reconstructed") == 4
+    assert [point.origin for point in fitted].count("global magnitude, reconstructed") == 4
+    as_given = {(point.origin, point.kept) for point in found.points if point.values is None}
+    num_layers = 0  # that have zeros, each of which takes one pass
+    for point in fitted:
+        origin = point.origin.removesuffix(", reconstructed")
+        assert origin == "global magnitude" or (origin, point.kept) in as_given
+        mask = unpack(point.bits, len(some_job.theta0))
+        theta = some_job.scorer.layout.flatten(some_job.scorer.network(mask, point.values))
+        assert torch.equal(theta[mask], point.values) and not theta[~mask].any()
+        assert not torch.equal(theta[mask], some_job.theta0[mask])
+        num_layers += sum(not bool(mask[some_job.groups == group].all()) for group in range(2))
+    searched = some_job.history.rows[-1].num_samples_seen
+    assert some_job.history.num_samples_seen - searched == 200 * (1 + num_layers)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +119,7 @@ def test_pruning_by_magnitude_is_offered_beside_what_was_found():
 def test_a_smaller_budget_means_fewer_looks_and_rounds(limits, stages):
     begun = []
     some_job = job(**limits, on_stage=begun.append)
-    AllocatedPruning().run(some_job)
+    AllocatedPruning(reconstructed=0).run(some_job)
     assert begun == stages
     if limits["num_evaluations"] is None:
         assert some_job.history.num_samples_seen <= limits["num_samples"]
