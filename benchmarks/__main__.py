@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from pathlib import Path
 
 import torch
 import typer
@@ -159,11 +160,123 @@ def pruning(
 
 
 @app.command()
+def compression(network: str = "digits", seeds: str = "0-2") -> None:
+    """Bytes and scores of each form of `digits` (a minute a seed), `resnet20` or `shifted-resnet20` (20 minutes)."""
+    from benchmarks.compression import measure
+
+    measure(network, _seeds(seeds))
+
+
+@app.command()
+def structured(
+    seeds: str = "0-2", num_evaluations: int = 300, images: int = 300, fresh: int = 2_000, test: int = 5_000
+) -> None:
+    """Channels of ResNet-20 cut and what is left fitted: size, time and accuracy; five minutes a seed."""
+    from benchmarks.structured import run
+
+    run(_seeds(seeds), num_evaluations, images, fresh, test)
+
+
+@app.command("sparse-blocks")
+def sparse_blocks(test: int = 5_000) -> None:
+    """Zeroing blocks of signed weights against blocks of their sizes, on the networks of `pruning`: three minutes."""
+    from benchmarks.sparse_blocks import measure
+
+    measure(test // 10)
+
+
+@app.command()
+def actors(repeats: int = 5, times: bool = True) -> None:
+    """Bytes that travel to Ray actors, and generations without and with them: 3 minutes, on a quiet machine."""
+    from benchmarks.actors import measure
+
+    measure(repeats, times)
+
+
+@app.command()
+def memory(repeats: int = 3) -> None:
+    """Peak memory of 1,000 candidates of ResNet-18, and growth over 10,000 generations: 3 minutes each time."""
+    from benchmarks.memory import measure
+
+    measure(repeats)
+
+
+@app.command()
+def soak(minutes: float = 60.0, seed: int = 0) -> None:
+    """Runs of the commands that are stopped, continued and short of memory, beside ones that are not: an hour."""
+    from benchmarks.soak import measure
+
+    measure(minutes, seed)
+
+
+@app.command()
+def distillation(lesson: str = "digits", seeds: str = "0-4") -> None:
+    """What a teacher adds for a small network, on `digits` or `cifar`, with and without gradients: 10 minutes each."""
+    from benchmarks.distillation import measure
+
+    measure(lesson, _seeds(seeds))
+
+
+@app.command("study-digits")
+def study_digits(
+    network: str = "shifted_mlp",
+    seeds: str = "31-41",
+    num_evaluations: int = 500,
+    all_searchers: bool = False,
+    out: Path | None = None,
+    num_workers: int | None = None,
+) -> None:
+    """Seven searchers with eight reductions on the digits, `mlp`, `shifted_mlp`, `cnn` or `shifted_cnn`: 10 minutes."""
+    from benchmarks.studies.digits import measure
+
+    measure(network, _seeds(seeds), num_evaluations, all_searchers, out, num_workers)
+
+
+@app.command()
+def kill(times: int = 50) -> None:
+    """Runs that are killed so many times and resumed, beside undisturbed ones: about 10 minutes."""
+    from benchmarks.kill import measure
+
+    measure(times)
+
+
+@app.command("study-ablations")
+def study_ablations(
+    seeds: str = "31-41", num_evaluations: int = 500, out: Path | None = None, num_workers: int | None = None
+) -> None:
+    """Number of bins, mode, grouping, step size, super-batches and objective, one by one: 15 minutes."""
+    from benchmarks.studies.ablations import measure
+
+    measure(_seeds(seeds), num_evaluations, out, num_workers)
+
+
+@app.command("study-resnet18")
+def study_resnet18(
+    network: str = "resnet18",
+    datasets: str = "cifar10,cifar100",
+    seeds: str = "0-4",
+    device: str = "cpu",
+    num_evaluations: int = 5_000,
+    epochs: int = 10,
+    images: int | None = None,
+    root: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """The published table: Adam, round trip, DE, HBDE and ours, on `resnet18` or `resnet20`; hours on a GPU."""
+    from benchmarks.studies.published import Study, measure
+
+    study = Study(network, tuple(datasets.split(",")), num_evaluations, epochs, images, device, root)
+    measure(study, _seeds(seeds), out)
+
+
+@app.command()
 def pages() -> None:
-    """Put the tables measured last into README.md and the documentation."""
+    """Put the tables measured last into README.md and the documentation, and write the page of examples anew."""
+    from benchmarks.gallery import write_gallery
     from benchmarks.tables import fill_pages
 
     fill_pages()
+    write_gallery()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from evohbde.pruning.phases import Corridor
 from evohbde.pruning.pipeline import prunable_layout
 from evohbde.pruning.refit import RECONSTRUCTED, reconstruct
 from evohbde.pruning.scoring import MaskScorer
-from evohbde.pruning.repair import repair
+from evohbde.recovery import repair
 from problems.cifar import resnet20_jpeg, shifted_resnet20, shifted_resnet56
 
 NETWORKS: dict[str, Callable[..., Task]] = {

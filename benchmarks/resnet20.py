@@ -1,6 +1,7 @@
 """ResNet-20 on JPEG-shifted CIFAR-10: how much accuracy per sample forward?"""
 
 from benchmarks.runs import of, run
+from benchmarks.studies.published import AllWeights
 from benchmarks.tables import markdown, publish, spread, write_csv
 from evohbde.hbde_2024 import HBDE2024
 from evohbde.preset_base import Preset
@@ -46,6 +47,7 @@ def _cases() -> list[tuple[str, str | Preset, int]]:
         cases += [(f"default, {budget:,}", "default", budget), (f"hbde-2024, {budget:,}", published, budget)]
     return [
         *cases,
+        ("DE on all weights, 30,000", AllWeights(batch_size=128), 30_000),
         ("only statistics, 30,000", Staged(parts=("statistics",)), 30_000),
         ("only front norms, 30,000", Staged(parts=("front norms",)), 30_000),
         ("only head, 30,000", Staged(parts=("head",)), 30_000),

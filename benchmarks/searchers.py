@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import mean, quantiles
 
 from torch import Tensor
 
-from benchmarks.contenders import CONTENDERS, DE_FAMILY, NUM_EVALUATIONS, Setup
+from benchmarks.contenders import CONTENDERS, DE_FAMILY, NUM_EVALUATIONS, Setup, set_up
 from benchmarks.tables import markdown, publish, spread, write_csv
 from evohbde import HistogramBlocking, Identity, NetworkProblem, Reduction, Task, run_until
 from evohbde.gradient_searcher import GradientSearcher
@@ -49,8 +50,8 @@ def _seed_rows(seed: int) -> Iterator[Row]:
     yield _row(task, problem, problem.center, seed, UNRANKED, "untouched")
     for (package, name), setup in CONTENDERS.items():
         yield _search(task, seed, package, name, setup)
-    for name, setup in DE_FAMILY.items():
-        yield _search(task, seed, "evohbde", name, setup, "f1_macro")
+    for name, text in DE_FAMILY.items():
+        yield _search(task, seed, "evohbde", name, partial(set_up, text), "f1_macro")
     for name, reduction in GRADIENTS.items():
         yield _descend(task, seed, name, reduction)
 

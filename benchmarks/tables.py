@@ -11,7 +11,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "benchmarks" / "published"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md")
+PAGE_NAMES = ("results", "speed", "compare", "compression", "checkpoint")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGE_NAMES))
 
 
 def machine() -> str:

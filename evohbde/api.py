@@ -3,9 +3,25 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from evohbde.black_box import BlackBox as BlackBox
+from evohbde.black_box import BlackBoxProblem as BlackBoxProblem
+from evohbde.checkpoint import Checkpointer as Checkpointer
+from evohbde.checkpoint import checkpointing as checkpointing
+from evohbde.comparison import Comparison as Comparison
+from evohbde.comparison import compare as compare
+from evohbde.compress.codebook import share_weights as share_weights
+from evohbde.compress.codebook_front import CodebookFront as CodebookFront
+from evohbde.compress.codebook_front import codebook_front as codebook_front
+from evohbde.compress.compact import load_compact as load_compact
+from evohbde.compress.compact import save_compact as save_compact
+from evohbde.compress.lora import add_lora as add_lora
+from evohbde.compress.lora import merge_lora as merge_lora
+from evohbde.compress.quantization import quantize as quantize
+from evohbde.compress.quantization import train_quantized as train_quantized
 from evohbde.data import SuperBatches as SuperBatches
 from evohbde.data import Task as Task
 from evohbde.data import TensorData as TensorData
+from evohbde.distillation import Distillation as Distillation
 from evohbde.evaluator import score as score
 from evohbde.finetune import FineTuneResult as FineTuneResult
 from evohbde.finetune import fine_tune as fine_tune
@@ -19,16 +35,14 @@ from evohbde.parts import prunable_names as prunable_names
 from evohbde.problem import NetworkProblem as NetworkProblem
 from evohbde.problem import ReducedProblem as ReducedProblem
 from evohbde.pruning.allocated import AllocatedPruning as AllocatedPruning
-from evohbde.pruning.compact import load_compact as load_compact
-from evohbde.pruning.compact import save_compact as save_compact
 from evohbde.pruning.cost import MultiplyAdds as MultiplyAdds
 from evohbde.pruning.cost import StoredBits as StoredBits
 from evohbde.pruning.export import save_onnx as save_onnx
 from evohbde.pruning.front import Front as Front
 from evohbde.pruning.hierarchical import HierarchicalPruning2026 as HierarchicalPruning2026
 from evohbde.pruning.pipeline import prune as prune
-from evohbde.pruning.repair import repair as repair
 from evohbde.pruning.result import PruneResult as PruneResult
+from evohbde.recovery import repair as repair
 from evohbde.reductions import Chain as Chain
 from evohbde.reductions import ChannelScaling as ChannelScaling
 from evohbde.reductions import CorridorMask as CorridorMask

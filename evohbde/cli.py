@@ -12,7 +12,10 @@ from typing import Annotated
 import typer
 
 from evohbde import __version__
+from evohbde.commands.compare import compare
 from evohbde.commands.prune import prune
+from evohbde.commands.report import report
+from evohbde.commands.resume import resume
 from evohbde.commands.tune import tune
 
 app = typer.Typer(
@@ -46,5 +49,5 @@ def version() -> None:
     typer.echo(f"evohbde {__version__} (Python {sys.version.split()[0]}, {others})")
 
 
-for command in (tune, prune):
+for command in (tune, prune, resume, compare, report):
     app.command()(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ class TensorData:
         """Part the samples at random, stratified by class: about `1 - share` of each class, and `share` of it."""
         if not 0 < share < 1:
             raise ValueError(f"`share` must lie strictly between 0 and 1, got {share}")
-        order = stratified_order(self.y, torch.Generator().manual_seed(seed))
+        order = stratified_order(self.y, seeded(seed))
         if len(self) < 2:
             raise ValueError("cannot split a single sample into two parts")
         cut = len(self) - min(max(1, round(share * len(self))), len(self) - 1)
@@ -98,6 +99,13 @@ class Task:
     validation: TensorData | None = None
     test: TensorData | None = None
     name: str = ""
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator of this seed on the CPU."""
+    if not isinstance(seed, Integral):
+        raise TypeError(f"expected `seed` to be an integer, got {seed!r}")
+    return torch.Generator().manual_seed(int(seed))
 
 
 def stratified_order(labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -143,20 +151,22 @@ class SuperBatches:
     ) -> None:
         if not isinstance(data, TensorData):
             raise TypeError(f"expected `data` to be a TensorData, got {type(data).__name__}: wrap it, TensorData(x, y)")
+        if not isinstance(size, Integral):
+            raise TypeError(f"expected `size` to be a number of samples, got {size!r}")
         if size < 1:
             raise ValueError(f"`size` must be at least 1 sample, got {size}")
         if order not in ORDERS:
             raise ValueError(f"`order` must be one of {', '.join(ORDERS)}, got {order!r}")
         if parents not in PARENT_POLICIES:
             raise ValueError(f"`parents` must be one of {', '.join(PARENT_POLICIES)}, got {parents!r}")
-        if advance != "generation" and (isinstance(advance, str) or advance < 1):
+        if advance != "generation" and (not isinstance(advance, Integral) or advance < 1):
             raise ValueError(f"`advance` must be 'generation' or a number of evaluations >= 1, got {advance!r}")
         self.size = min(int(size), len(data))
         self.order, self.advance, self.parents = order, advance, parents
         self.data = data if order == "file" else data.subset(self._order(data, seed))
 
     def _order(self, data: TensorData, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         if self.order == "shuffled":
             return torch.randperm(len(data), generator=generator)
         return stratified_order(data.y, generator)

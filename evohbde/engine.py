@@ -54,8 +54,29 @@ class Engine:
 
     @property
     def num_samples_seen(self) -> float:
+        return sum(self.samples_by_part)
+
+    @property
+    def samples_by_part(self) -> tuple[float, float]:
+        """Of `num_samples_seen`: in front of the first searched weight, and behind it."""
         share = self.working.prefix_share
-        return self.cache.num_computed * share + self._tail_samples * (1.0 - share)
+        return self.cache.num_computed * share, self._tail_samples * (1.0 - share)
+
+    def counters(self) -> dict[str, int]:
+        """What another process needs to count on from here, see `recall`."""
+        return {
+            "prefix_samples": self.cache.num_computed,
+            "tail_samples": self._tail_samples,
+            "batch_size": self.batch_size,
+            "prefix_batch_size": self.cache.batch_size,
+        }
+
+    def recall(self, counters: dict[str, int], span: slice | None) -> None:
+        """Go on counting where another process was after it had scored candidates on the samples in `span`."""
+        if span is not None:
+            self.cache.recall(span, counters["prefix_samples"])
+        self._tail_samples = counters["tail_samples"]
+        self.batch_size, self.cache.batch_size = counters["batch_size"], counters["prefix_batch_size"]
 
     def activations(self, span: slice) -> Tensor:
         """What lies in front of the first searched weight, for the samples in `span`, in float32."""

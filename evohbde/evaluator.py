@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from evohbde.data import TensorData
 from evohbde.engine import Engine
+from evohbde.journal import Answer, recorded
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import AnyObjective, Objective, ObjectiveLike, WeightObjective, has_finite_outputs, resolve
 from evohbde.racing import Contest, Racer, SampleOrder
 from evohbde.reductions import Reduction
 from evohbde.stages import CACHE_BYTES, pieces
-from evohbde.strategies import Choice, check_precision, check_strategy, computing
+from evohbde.strategies import Choice, check_precision, check_strategy, computing, recall_choice
 
 LOGIT_BYTES = 64 << 20
 """Outputs of so many candidates are judged together as fit into this size."""
@@ -74,7 +75,7 @@ class NetworkEvaluator:
         check_strategy(strategy)
         check_precision(precision, data.device)
         self.model, self.layout, self.reduction = model, layout, reduction
-        self.objectives, self.data = list(objectives), data
+        self.objectives, self.data = [objective.for_data(data) for objective in objectives], data
         self.batch_size = batch_size or default_batch_size(data.x)
         self.stage_names = None if stages is None else tuple(stages)
         self.cache_bytes, self.strategy, self.precision = cache_bytes, strategy, precision
@@ -111,15 +112,29 @@ class NetworkEvaluator:
     @torch.inference_mode()
     def precompute(self) -> None:
         """Compute the activations in front of the first searched weight for all samples now (counted, as ever)."""
-        self.engine.activations(slice(0, len(self.data)))
+        span = slice(0, len(self.data))
+
+        def compute() -> Answer:
+            self.engine.activations(span)
+            return self._answer()
+
+        self._recall(recorded("activations", tuple, compute), span)
 
     @torch.inference_mode()
     def settle(self, z: Tensor, span: slice) -> Choice:
         """Choose the strategy now, so that copies of this evaluator in other processes take the same one."""
         engine = self.engine
-        with computing("float32", z.device):
-            features = engine.working.stages.run(self.data.x[span][: engine.batch_size], 0, engine.working.depth)
-        return self._choose(engine, z, features, self.data.y[span][: len(features)])
+
+        def compute() -> Answer:
+            with computing("float32", z.device):
+                features = engine.working.stages.run(self.data.x[span][: engine.batch_size], 0, engine.working.depth)
+            start = span.indices(len(self.data))[0]
+            self._choose(engine, z, features, slice(start, start + len(features)))
+            return self._answer()
+
+        self._recall(recorded("strategy", lambda: [z, span], compute), None)
+        assert self.choice is not None
+        return self.choice
 
     @torch.inference_mode()
     def __call__(self, z: Tensor, span: slice, contest: Contest | None = None, extra: Tensor | None = None) -> Tensor:
@@ -132,9 +147,42 @@ class NetworkEvaluator:
                 exact bound: several objectives, one without `bound`, a strategy that runs several candidates at once.
             extra: `(N,)`, what the caller adds to the scores before they meet a threshold; None: nothing.
         """
+
+        def compute() -> Answer:
+            num_learned = self.order.num_learned
+            scores = self._evaluate(z, span, contest, extra)
+            assert self.is_bound is not None
+            tensors = {"scores": scores, "is_bound": self.is_bound}
+            if self.order.num_learned != num_learned:
+                tensors |= {"errors": self.order.errors[span], "margins": self.order.margins[span]}
+            return self._answer(tensors)
+
+        answer = recorded("scores", lambda: [z, span, *(contest or ()), extra], compute)
+        self._recall(answer, span)
+        return answer.tensors["scores"].to(z.device)
+
+    def _answer(self, tensors: dict[str, Tensor] | None = None) -> Answer:
+        """What was found, and all that later calls depend on."""
+        choice = None if self.choice is None else asdict(self.choice)
+        return Answer(tensors or {}, {"choice": choice, "counters": self.engine.counters()})
+
+    def _recall(self, answer: Answer, span: slice | None) -> None:
+        """Be as after the call that gave a recalled answer."""
+        if not answer.is_recalled:
+            return
+        self.engine.recall(answer.facts["counters"], span)
+        if self.choice is None and answer.facts["choice"] is not None:
+            self.choice = recall_choice(Choice(**answer.facts["choice"]))
+        if "is_bound" in answer.tensors:
+            self.is_bound = answer.tensors["is_bound"].to(self.data.device)
+        if "errors" in answer.tensors:
+            assert span is not None
+            self.order.recall(span, answer.tensors["errors"], answer.tensors["margins"])
+
+    def _evaluate(self, z: Tensor, span: slice, contest: Contest | None, extra: Tensor | None) -> Tensor:
         engine = self.engine
         features = engine.activations(span)
-        self._choose(engine, z, features, self.data.y[span])
+        self._choose(engine, z, features, span)
         self.is_bound = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         scores = torch.full((len(z), len(self.objectives)), torch.nan, dtype=torch.float64, device=z.device)
         learns = self._may_race(engine, features)
@@ -151,14 +199,14 @@ class NetworkEvaluator:
             self._race(engine, z, raced, features, span, contest, extra, scores)
         return scores
 
-    def _choose(self, engine: Engine, z: Tensor, features: Tensor, labels: Tensor) -> Choice:
+    def _choose(self, engine: Engine, z: Tensor, features: Tensor, span: slice) -> Choice:
         name = self.strategy if self.choice is None else self.choice.name
         choice = engine.choose(name, z, features)
         if self.choice is None:
-            self.choice = replace(choice, score_deviations=self._score_deviations(engine, z, features, labels))
+            self.choice = replace(choice, score_deviations=self._score_deviations(engine, z, features, span))
         return self.choice
 
-    def _score_deviations(self, engine: Engine, z: Tensor, features: Tensor, labels: Tensor) -> dict[str, float]:
+    def _score_deviations(self, engine: Engine, z: Tensor, features: Tensor, span: slice) -> dict[str, float]:
         """By how much this precision moves the scores of a few candidates, by objective."""
         if self.precision == "float32":
             return {}
@@ -166,7 +214,7 @@ class NetworkEvaluator:
         taken = engine.outputs(z[:COMPARED], features)
         deviations = {}
         for objective in self._output_objectives:
-            pair = [objective(logits, labels).double() for logits in (taken, exact)]
+            pair = [self._judged(objective, logits, span) for logits in (taken, exact)]
             deviations[objective.name] = float((pair[0] - pair[1]).abs().nan_to_num(nan=0.0).max())
         return deviations
 
@@ -195,7 +243,10 @@ class NetworkEvaluator:
         finite = has_finite_outputs(logits)
         for j, objective in enumerate(self.objectives):
             if isinstance(objective, Objective):
-                scores[rows, j] = torch.where(finite, objective(logits, self.data.y[span]).double(), torch.nan)
+                scores[rows, j] = torch.where(finite, self._judged(objective, logits, span), torch.nan)
+
+    def _judged(self, objective: Objective, logits: Tensor, span: slice) -> Tensor:
+        return objective.for_rows(span)(logits, self.data.y[span]).double()
 
     def _may_race(self, engine: Engine, features: Tensor) -> bool:
         """Whether there is an exact bound, and more than one piece of samples of one candidate at a time."""
@@ -250,6 +301,20 @@ def _rows_at_once(group: int, bytes_per_row: int) -> int:
 @torch.inference_mode()
 def predict(network: nn.Module, data: TensorData, *, batch_size: int | None = None) -> Tensor:
     """Outputs of one network in evaluation mode: `(n, C)`; the mode of each module is put back afterwards."""
+
+    def compute() -> Answer:
+        return Answer({"outputs": _outputs(network, data, batch_size)})
+
+    return recorded("outputs", lambda: _asked(network, data), compute).tensors["outputs"].to(data.device)
+
+
+def _asked(network: nn.Module, data: TensorData) -> list[object]:
+    """What the outputs of a network depend on: its numbers, and which samples they are, told by their labels."""
+    state = [value for value in network.state_dict().values() if isinstance(value, Tensor)]
+    return [*state, tuple(data.x.shape), data.y]
+
+
+def _outputs(network: nn.Module, data: TensorData, batch_size: int | None) -> Tensor:
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -272,10 +337,21 @@ def score(
 
     `layout` names the weights that objectives of weights judge; None: all that are not frozen.
     """
-    found = resolve(objectives)
+    found = [objective.for_data(data) for objective in resolve(objectives)]
+
+    def compute() -> Answer:
+        return Answer({}, _scores(network, data, found, layout))
+
+    names = [objective.name for objective in found]
+    return dict(recorded("score", lambda: [*_asked(network, data), *names], compute).facts)
+
+
+def _scores(
+    network: nn.Module, data: TensorData, objectives: Sequence[AnyObjective], layout: ParameterLayout | None
+) -> dict[str, float]:
     logits = predict(network, data)[None]
     scores = {}
-    for objective in found:
+    for objective in objectives:
         if isinstance(objective, WeightObjective):
             scores[objective.name] = float(objective((layout or ParameterLayout(network)).flatten(network)))
         else:
@@ -291,7 +367,7 @@ def check_outputs(model: nn.Module, data: TensorData) -> None:
     """
     probe = data.x[:2]
     try:
-        outputs = predict(model, TensorData(probe, data.y[:2]))
+        outputs = _outputs(model, TensorData(probe, data.y[:2]), None)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ValueError(
             f"the model fails on inputs of shape {tuple(probe.shape)} and type {probe.dtype}: {error}; "
@@ -300,6 +376,11 @@ def check_outputs(model: nn.Module, data: TensorData) -> None:
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(probe):
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ValueError(f"expected the model to return class scores of shape ({len(probe)}, C), got {got}")
+    if not bool(outputs.isfinite().all()):
+        raise ValueError(
+            "the model gives NaN or infinite outputs as it is, so that nothing could be compared with it: mend its "
+            "weights, or scale `x` as in its training"
+        )
     if outputs.shape[1] < data.num_classes:
         raise ValueError(
             f"the labels reach {data.num_classes - 1} but the model has only {outputs.shape[1]} outputs: "

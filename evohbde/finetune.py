@@ -7,16 +7,19 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from evohbde.checkpoint import checkpointing, describe_job, recorded_training
 from evohbde.data import TensorData
 from evohbde.evaluator import check_outputs, score
 from evohbde.gradient import pretrain
 from evohbde.gradient import train as train_with_gradients
 from evohbde.hbde_2024 import HBDE2024
 from evohbde.history import History, Row
+from evohbde.journal import seal
 from evohbde.judge import Entry, judge, markdown_table
 from evohbde.layout import ParameterLayout
 from evohbde.preset_base import Assignment, Outcome, Preset
@@ -100,12 +103,26 @@ class FineTuneResult:
             stop_reason=self.stop_reason,
             environment=describe_environment(next(self.network.parameters()).device),
             origin=origin,
+            strategy=self.history.strategies,
         )
 
-    def save(self, directory: str | Path, *, overwrite: bool = False, origin: Origin | None = None) -> Path:
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        overwrite: bool = False,
+        origin: Origin | None = None,
+        keep_checkpoint: bool = False,
+    ) -> Path:
         """Write the run directory, see `evohbde.rundir.save_run`; without figures where matplotlib is not installed."""
         return save_run(
-            directory, self.record(origin), self.history, self.network, self._figures(), overwrite=overwrite
+            directory,
+            self.record(origin),
+            self.history,
+            self.network,
+            self._figures(),
+            overwrite=overwrite,
+            keep_checkpoint=keep_checkpoint,
         )
 
     def _figures(self) -> dict[str, bytes]:
@@ -131,6 +148,7 @@ def fine_tune(
     pretrain_epochs: int | None = None,
     compare_with_adam: bool = True,
     monitor: bool = True,
+    checkpoint: str | Path | None = None,
     on_row: Callable[[Row], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> FineTuneResult:
@@ -156,6 +174,8 @@ def fine_tune(
             out after Ctrl-C).
         monitor: Whether held-out F1 is taken for the curve (at most 25 times, on at most 1,000 samples; nothing is
             decided by it, and it is not counted).
+        checkpoint: A directory where scores are kept as they come in. The same call again continues from there, and
+            gives what an uninterrupted one gives, bit for bit on a CPU; remove the directory when you have the result.
         on_row: Called once per generation with its `Row`.
         on_stage: Called with a few words whenever another kind of work begins.
 
@@ -163,7 +183,9 @@ def fine_tune(
         A `FineTuneResult`; Ctrl-C during the search returns what was found until then.
 
     Raises:
-        ValueError: If data and model do not fit, the model is untrained, or an argument is out of range.
+        ValueError: If data and model do not fit, the model is untrained, an argument is out of range, or `checkpoint`
+            holds another run.
+        OSError: If `checkpoint` cannot be written.
     """
     found = _resolve_preset(preset)
     for name, limit in (("num_evaluations", num_evaluations), ("num_samples", num_samples)):
@@ -174,38 +196,60 @@ def fine_tune(
     original = deepcopy(model).to(device)
     for data in (full_train, test):
         check_outputs(original, data)
-    tell = on_stage or _silence
-    if pretrain_epochs:
-        tell(f"pre-training with Adam, {pretrain_epochs} epochs")
-    with threads_for(original):
-        notes = _prepare_model(original, full_train, pretrain_epochs, seed)
-    original.eval()
-
+    if pretrain_epochs is None:
+        _refuse_untrained(original, full_train)
     if num_evaluations is None and num_samples is None:
         num_evaluations, num_samples = default_budget(original)
+    arguments: dict[str, object] = {
+        "num_evaluations": num_evaluations,
+        "num_samples": num_samples,
+        "device": str(device),
+        "pretrain_epochs": pretrain_epochs,
+        "compare_with_adam": compare_with_adam,
+        "monitor": monitor,
+    }
+    splits = full_train, full_validation, test
+    fingerprint = {} if checkpoint is None else describe_job(found, arguments, seed, original, splits)
+    with threads_for(original), checkpointing(checkpoint, fingerprint):
+        return _improve(original, splits, found, arguments, seed, on_row, on_stage or _silence)
+
+
+def _improve(
+    original: nn.Module,
+    splits: tuple[TensorData, TensorData | None, TensorData],
+    preset: Preset,
+    arguments: dict[str, Any],
+    seed: int,
+    on_row: Callable[[Row], None] | None,
+    tell: Callable[[str], None],
+) -> FineTuneResult:
+    """Train if that was asked for, search, and judge: all that a checkpoint keeps."""
+    train, validation, test = splits
+    notes = _pretrain(original, train, arguments["pretrain_epochs"], seed, tell)
+    original.eval()
     history = History(on_row, tell)
-    monitored = test.subset(torch.arange(min(MONITORED_SAMPLES, len(test)), device=test.device)) if monitor else None
+    monitored = test.subset(torch.arange(min(MONITORED_SAMPLES, len(test)), device=test.device))
     job = Assignment(
         model=deepcopy(original),
-        train=full_train,
-        validation=full_validation,
-        num_evaluations=num_evaluations,
-        num_samples=num_samples,
+        train=train,
+        validation=validation,
+        num_evaluations=arguments["num_evaluations"],
+        num_samples=arguments["num_samples"],
         seed=seed,
         history=history,
-        monitor=None if monitored is None else _Monitor(monitored),
+        monitor=_Monitor(monitored) if arguments["monitor"] else None,
     )
-    with threads_for(original):
-        outcome = found.run(job)
+    outcome = preset.run(job)
+    if job.interrupted:
+        seal()
     networks = [("untouched", original, 0.0)]
     if outcome.round_trip is not None:
         networks.append(("blocked only", outcome.round_trip, 0.0))
-    networks.append((found.name, outcome.network, history.num_samples_seen))
+    networks.append((preset.name, outcome.network, history.num_samples_seen))
     trainable = any(parameter.requires_grad for parameter in original.parameters())
-    if compare_with_adam and trainable and not job.interrupted:
+    if arguments["compare_with_adam"] and trainable and not job.interrupted:
         tell("training with Adam at the same price, for comparison")
-        with threads_for(original):
-            adam = _train_copy(original, full_train, history.num_samples_seen, seed)
+        adam = _train_copy(original, train, history.num_samples_seen, seed)
         networks.append(("Adam, same forwards", adam, history.num_samples_seen))
     tell("scoring on held-out samples")
     return FineTuneResult(
@@ -214,19 +258,12 @@ def fine_tune(
         entries=judge(networks, test),
         history=history,
         notes=notes + outcome.notes,
-        preset=found,
+        preset=preset,
         seed=seed,
         num_held_out=len(test),
         outcome=outcome,
         stop_reason="interrupted" if job.interrupted else "budget",
-        arguments={
-            "num_evaluations": num_evaluations,
-            "num_samples": num_samples,
-            "device": str(device),
-            "pretrain_epochs": pretrain_epochs,
-            "compare_with_adam": compare_with_adam,
-            "monitor": monitor,
-        },
+        arguments=arguments,
     )
 
 
@@ -280,20 +317,27 @@ def _splits(
     return train.to(device), None if validation is None else validation.to(device), test.to(device)
 
 
-def _prepare_model(model: nn.Module, train: TensorData, epochs: int | None, seed: int) -> list[str]:
-    if epochs:
-        pretrain(model, train, epochs=epochs, seed=seed)
-        return [f"pre-trained with Adam for {epochs} epochs on {len(train):,} samples (not part of the budget)"]
-    if epochs is None:
+def _refuse_untrained(model: nn.Module, train: TensorData) -> None:
+    with threads_for(model):
         accuracy = score(model, train, ["accuracy"])["accuracy"]
-        chance = float(torch.bincount(train.y).max()) / len(train)
-        if accuracy <= 1.2 * chance and chance < 0.8:
-            raise ValueError(
-                f"the model looks untrained: accuracy {accuracy:.3f} on the training data, guessing: {chance:.3f}; "
-                "pass pretrain_epochs=10 to train it with Adam first, or pretrain_epochs=0 to go on anyway"
-            )
-    return []
+    chance = float(torch.bincount(train.y).max()) / len(train)
+    if accuracy <= 1.2 * chance and chance < 0.8:
+        raise ValueError(
+            f"the model looks untrained: accuracy {accuracy:.3f} on the training data, guessing: {chance:.3f}; "
+            "pass pretrain_epochs=10 to train it with Adam first, or pretrain_epochs=0 to go on anyway"
+        )
+
+
+def _pretrain(
+    model: nn.Module, train: TensorData, epochs: int | None, seed: int, tell: Callable[[str], None]
+) -> list[str]:
+    if not epochs:
+        return []
+    tell(f"pre-training with Adam, {epochs} epochs")
+    recorded_training("pre-training", model, lambda: pretrain(model, train, epochs=epochs, seed=seed))
+    return [f"pre-trained with Adam for {epochs} epochs on {len(train):,} samples (not part of the budget)"]
 
 
 def _train_copy(original: nn.Module, data: TensorData, num_samples: float, seed: int) -> nn.Module:
-    return train_with_gradients(deepcopy(original), data, num_samples=num_samples, seed=seed)
+    copy = deepcopy(original)
+    return recorded_training("Adam", copy, lambda: train_with_gradients(copy, data, num_samples=num_samples, seed=seed))

@@ -107,7 +107,7 @@ class GradientSearcher(PopulationSearcher):
         num = len(problem.batches.data)
         self.batch_size = choice.samples_per_step(batch_size, num)
         self.steps_per_generation = steps_per_generation or -(-num // self.batch_size)
-        self._objective = _as_loss(loss)
+        self._objective = _as_loss(loss).for_data(problem.batches.data)
         self._recipe = _Recipe(choice, lr, options, schedule, schedule_options)
         self._parameters = self._split(self.center_values(center_init, "GradientSearcher"))
         self._optimizer, self._schedule = self._build()
@@ -211,7 +211,7 @@ class GradientSearcher(PopulationSearcher):
         data, z = problem.batches.data, self._joined()
         logits, labels = problem.outputs(z, data.x[index]), data.y[index]
         problem.count_samples(GRADIENT_STEP_COST * len(index))
-        loss = self._loss(logits, labels)
+        loss = self._loss(self._objective.for_rows(index), logits, labels)
         if problem.pull:
             loss = loss + problem.pull * (z - problem.center).square().sum()
         for parameter, gradient in zip(self._parameters, torch.autograd.grad(loss, self._parameters), strict=True):
@@ -221,8 +221,7 @@ class GradientSearcher(PopulationSearcher):
         self._num_drawn += len(index)
         return self._last_loss
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        objective = self._objective
+    def _loss(self, objective: Objective, logits: Tensor, labels: Tensor) -> Tensor:
         loss = objective(logits[None], labels)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise ValueError(

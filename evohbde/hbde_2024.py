@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from evohbde.data import SuperBatches
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import F1
@@ -82,8 +84,12 @@ class HBDE2024:
         tied = sum(row.best == row.mean for row in job.history.rows)
         if tied:
             notes.append(f"in {tied} of {len(job.history.rows)} generations all candidates scored the same")
+        best = searcher.status["pop_best"]
+        failed = abs(float(best.evals[0])) >= torch.finfo(problem.eval_dtype).max
+        if failed:
+            notes.append("no candidate gave finite outputs: the network is left as it was")
         return Outcome(
-            network=problem.make_network(searcher.status["pop_best"]),
+            network=job.model if failed else problem.make_network(best),
             notes=notes,
             reduction=blocks,
             round_trip=problem.make_network(problem.center),

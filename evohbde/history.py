@@ -11,6 +11,8 @@ from pathlib import Path
 from evotorch.algorithms.searchalgorithm import SearchAlgorithm
 from torch import Tensor
 
+from evohbde.journal import current
+
 
 @dataclass(frozen=True)
 class Row:
@@ -49,6 +51,9 @@ class History:
     Args:
         on_row: Called with every new row (progress bars).
         on_stage: Called with the name of every stage that begins.
+
+    Attributes:
+        strategies: How candidates were run in each stage (`evohbde.strategies`).
     """
 
     def __init__(
@@ -58,11 +63,20 @@ class History:
         self.on_row, self.on_stage = on_row, on_stage
         self.num_evaluations = 0
         self.num_samples_seen = 0.0
-        self._started = time.monotonic()
+        self.strategies: dict[str, str] = {}
+        self._started, self._saved = time.monotonic(), 0.0
+        self._saved_before = self._seconds_saved()
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._started
+        """Wall time since the run began, that of an interrupted part included, and not that in between."""
+        return time.monotonic() - self._started + self._seconds_saved() - self._saved_before
+
+    def _seconds_saved(self) -> float:
+        journal = current()
+        if journal is not None:
+            self._saved = journal.seconds_saved
+        return self._saved
 
     def begin(self, stage: str) -> None:
         """Say that a stage begins."""

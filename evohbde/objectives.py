@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 import evohbde.metrics as metrics
+from evohbde.data import TensorData
 
 
 class Objective:
     """One judged quantity of a network's outputs.
 
     `__call__` maps logits `(N, B, C)` of N networks on B samples and labels `(B,)` to scores `(N,)`. One that also has
-    a `bound` lets searchers stop scoring a candidate that has already lost (`evohbde.racing`).
+    a `bound` lets searchers stop scoring a candidate that has already lost (`evohbde.racing`). One that knows something
+    of each sample beside its label overrides `for_data` and `for_rows`, and is not raced.
     """
 
     name: str
@@ -29,6 +31,14 @@ class Objective:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def for_data(self, data: TensorData) -> Objective:
+        """This objective for the samples of a data set: called once by whatever judges networks on them."""
+        return self
+
+    def for_rows(self, rows: slice | Tensor) -> Objective:
+        """This objective for some of its samples, by their places in the data set: called before each call."""
+        return self
 
     def total_loss(self, logits: Tensor, labels: Tensor) -> float:
         """What samples, `(b, C)` and `(b,)`, add to the sum whose mean over all enters the score; never negative."""
@@ -50,6 +60,10 @@ class WeightObjective:
 
     def __call__(self, theta: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def for_data(self, data: TensorData) -> WeightObjective:
+        """This objective, which knows no samples."""
+        return self
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, sense={self.sense!r})"

@@ -71,6 +71,8 @@ class Assignment:
             after_step=_Recording(self, stage, problem, searcher),
         )
         self.history.spend(problem.num_evaluations, problem.num_samples_seen)
+        if problem.strategy is not None:
+            self.history.strategies[stage] = problem.strategy.name
         self.interrupted = self.interrupted or reason == "interrupted"
 
 

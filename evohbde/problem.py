@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -11,8 +11,11 @@ from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from evohbde.actors import on_own_card
+from evohbde.checkpoint import describe_data, describe_network
 from evohbde.data import SuperBatches, TensorData
 from evohbde.evaluator import REPORTED, NetworkEvaluator, check_outputs, score
+from evohbde.journal import digest
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import ObjectiveLike, resolve
 from evohbde.problem_base import BaseProblem
@@ -194,7 +197,8 @@ class NetworkProblem(BaseProblem):
         contest = self._contest if self.racing and len(different) == 1 else None
         for step in different:
             rows = (steps == step).nonzero()[:, 0].to(z.device)
-            scores[rows] = self._evaluator(z[rows], self.batches.span(step), contest, price)
+            there = z[rows].to(self._evaluator.data.device)
+            scores[rows] = self._evaluator(there, self.batches.span(step), contest, price).to(z.device)
         self.is_bound = self._evaluator.is_bound if contest is not None else None
         scores[:, 0] += price
         batch.set_evals(scores.to(self.eval_dtype))
@@ -216,13 +220,39 @@ class NetworkProblem(BaseProblem):
 
     def _use_sync_data_from_main(self, received: dict[str, int]) -> None:
         self.num_calls, self.num_evaluations = received["num_calls"], received["num_evaluations"]
-        self._counted = self._evaluator.num_samples_seen
+        self._evaluator = on_own_card(self._evaluator, self)
+        self._counted = self._evaluator.engine.samples_by_part
 
-    def _make_sync_data_for_main(self) -> float:
-        return self._evaluator.num_samples_seen - self._counted
+    def _make_sync_data_for_main(self) -> tuple[float, ...]:
+        parts = zip(self._evaluator.engine.samples_by_part, self._counted, strict=True)
+        return tuple(now - then for now, then in parts)
 
-    def _use_sync_data_from_actors(self, received: list[float]) -> None:
-        self._samples_elsewhere += sum(received)
+    def _use_sync_data_from_actors(self, received: list[tuple[float, ...]]) -> None:
+        # Activations that each actor keeps for itself count once, so that a budget ends where it does without actors.
+        prefixes, tails = zip(*received, strict=True)
+        self._samples_elsewhere += max(prefixes) + sum(tails)
+
+    @property
+    def records_scores(self) -> bool:
+        return self._actors is None
+
+    def _counters(self) -> dict[str, float]:
+        return {"samples_elsewhere": self._samples_elsewhere}
+
+    def _recall_counters(self, counters: Mapping[str, float]) -> None:
+        self._samples_elsewhere = counters["samples_elsewhere"]
+
+    def fingerprint(self) -> dict[str, object]:
+        """What decides the scores, as far as it can be told."""
+        reduction = f"{type(self.reduction).__name__}({digest(self.reduction.center)})"
+        return {
+            "network": describe_network(self._model),
+            "data": describe_data(self.batches.data),
+            "batches": repr(self.batches),
+            "objectives": list(self.objective_names),
+            "reduction": reduction,
+            "pull": self.pull,
+        }
 
     def _get_cloned_state(self, *, memo: dict) -> dict:
         state = super()._get_cloned_state(memo=memo)
@@ -287,6 +317,10 @@ class ReducedProblem(BaseProblem):
             seed=seed,
         )
         self.remote_hook.append(_mark_inner_remote)
+
+    @property
+    def records_scores(self) -> bool:
+        return self._actors is None and isinstance(self.problem, BaseProblem)
 
     @property
     def num_samples_seen(self) -> float:

@@ -13,19 +13,20 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from evohbde.checkpoint import checkpointing, describe_network
 from evohbde.judge import Entry
 from evohbde.progress import SearchProgress
 from evohbde.pruning.archive import Pruned
 from evohbde.pruning.front import COLUMNS, UNPRUNED, thinned
 from evohbde.pruning.job import PruningPreset
 from evohbde.pruning.pipeline import PRESETS, default_budget, prunable_layout, prune
-from evohbde.pruning.repair import repair
 from evohbde.pruning.result import PruneResult
 from evohbde.pruning.scoring import DEFAULT_OBJECTIVES
 from evohbde.record import Origin
+from evohbde.recovery import repair
 from evohbde.references import call_factory, parse_settings, suggest
 from evohbde.rundir import check_target
-from evohbde.tune import check_device, load_task, print_remarks, score_table
+from evohbde.tune import check_device, load_task, print_remarks, resumable, score_table
 
 SHOWN = 12
 """Networks of the front that are printed; `front.csv` has all."""
@@ -51,6 +52,7 @@ class PruneRequest:
     settings: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
     quiet: bool = False
+    resumes: bool = False
 
     @property
     def name(self) -> str:
@@ -97,38 +99,44 @@ def run_prune(request: PruneRequest, out: Console, messages: Console) -> PruneRe
     preset = make_preset(request.preset, parse_settings(request.switches))
     _check_choice(request)
     check_device(request.device)
-    check_target(request.directory, overwrite=request.overwrite)
+    if not request.resumes:
+        check_target(request.directory, overwrite=request.overwrite)
     with messages.status(f"loading {escape(request.reference)}"):
         task = load_task(request.reference, settings)
     num_evaluations, num_samples = request.num_evaluations, request.num_samples
     if num_evaluations is None and num_samples is None:
         num_evaluations, num_samples = default_budget(len(prunable_layout(task.model)))
-    with SearchProgress(messages, num_evaluations, num_samples, quiet=request.quiet) as progress:
-        result = prune(
-            task.model,
-            task.train,
-            validation=task.validation,
-            test=task.test,
-            preset=preset,
-            objectives=request.objectives,
-            num_evaluations=num_evaluations,
-            num_samples=num_samples,
-            seed=request.seed,
-            device=request.device,
-            on_row=progress.on_row,
-            on_stage=progress.on_stage,
+    progress = SearchProgress(messages, num_evaluations, num_samples, quiet=request.quiet)
+    with resumable("prune", request, messages) as checkpoint:
+        with progress:
+            result = prune(
+                task.model,
+                task.train,
+                validation=task.validation,
+                test=task.test,
+                preset=preset,
+                objectives=request.objectives,
+                num_evaluations=num_evaluations,
+                num_samples=num_samples,
+                seed=request.seed,
+                device=request.device,
+                checkpoint=checkpoint,
+                on_row=progress.on_row,
+                on_stage=progress.on_stage,
+            )
+            point = choose(result, request)
+            is_done = result.stop_reason == "budget"
+            repaired = _repaired(result, point, progress, checkpoint) if request.repair and is_done else []
+        entries = result.entries(point, repaired)
+        result.save(
+            request.directory,
+            point,
+            network=repaired[0][1] if repaired else None,
+            entries=entries,
+            overwrite=True,
+            origin=Origin(task.name or request.name, request.reference, settings, request.command()),
+            keep_checkpoint=result.stop_reason == "interrupted",
         )
-        point = choose(result, request)
-        repaired = _repaired(result, point, progress) if request.repair and result.stop_reason == "budget" else []
-    entries = result.entries(point, repaired)
-    result.save(
-        request.directory,
-        point,
-        network=repaired[0][1] if repaired else None,
-        entries=entries,
-        overwrite=request.overwrite,
-        origin=Origin(task.name or request.name, request.reference, settings, request.command()),
-    )
     show(result, point, entries, request, out, messages)
     return result
 
@@ -160,13 +168,16 @@ def _check_choice(request: PruneRequest) -> None:
         raise ValueError(f"`density` must lie in (0, 1], the largest share that is kept, got {request.density}")
 
 
-def _repaired(result: PruneResult, point: Pruned, progress: SearchProgress) -> list[tuple[str, nn.Module, float]]:
+def _repaired(
+    result: PruneResult, point: Pruned, progress: SearchProgress, checkpoint: Path
+) -> list[tuple[str, nn.Module, float]]:
     """The chosen network and the unpruned one, repaired in the same way; with the sample forwards of all it took."""
     found = []
     chosen = (result.preset.name, result.network(point), result.num_samples_seen)
     for name, network, num_samples in (chosen, (UNPRUNED, result.scorer.model, 0.0)):
         progress.on_stage(f"repairing the {name} network")
-        one = repair(network, result.train, result.validation, seed=result.seed)
+        with checkpointing(checkpoint / f"repair-{name}", {"network": describe_network(network), "seed": result.seed}):
+            one = repair(network, result.train, result.validation, seed=result.seed)
         result.notes.extend(f"repair of {name}: {note}" for note in one.notes)
         found.append((f"{name}, repaired", one.network, num_samples + one.num_samples))
     return found

@@ -70,6 +70,11 @@ class SampleOrder:
     def __init__(self, num_samples: int, device: torch.device) -> None:
         self.errors = torch.zeros(num_samples, dtype=torch.float64, device=device)
         self.margins = torch.zeros(num_samples, dtype=torch.float64, device=device)
+        self.num_learned = 0
+
+    def recall(self, span: slice, errors: Tensor, margins: Tensor) -> None:
+        """Take over what another process had learned of the samples in `span`."""
+        self.errors[span], self.margins[span] = errors, margins
 
     def learn(self, logits: Tensor, labels: Tensor, span: slice, share: float) -> None:
         """Take in fully scored candidates, `(k, B, C)`, which make up this share of the population."""
@@ -78,6 +83,7 @@ class SampleOrder:
         margin = margin.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # broken candidates tell nothing
         self.errors[span] += share * ((margin <= 0).double().mean(0) - self.errors[span])
         self.margins[span] += share * (margin.mean(0) - self.margins[span])
+        self.num_learned += len(logits)
 
     def hardest_first(self, span: slice) -> Tensor:
         """Places of the samples in `span`, hardest first: `(B,)`, int64."""

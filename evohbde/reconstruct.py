@@ -25,7 +25,7 @@ class Reconstructor:
     linear layers are fitted, and only where they have zeros; all else stays as it is.
 
     Args:
-        reference: The unpruned network; run once on `x`.
+        reference: The unpruned network; copied, and run once on `x` when the first network is fitted.
         x: Samples to fit on, `(n, ...)`.
         ridge: Pull towards the weights as they are, in units of the mean square of an input.
         max_rows: Positions of a layer's output, drawn at random from all samples, that each fit takes. Memory: so many
@@ -49,11 +49,11 @@ class Reconstructor:
         for name, value in (("ridge", ridge), ("max_rows", max_rows)):
             if not value > 0:
                 raise ValueError(f"`{name}` must be positive, got {value}")
-        self.x, self.ridge = x, ridge
+        self.x, self.ridge, self.max_rows, self.seed = x, ridge, max_rows, seed
+        self.num_samples = len(x)
+        self._reference: nn.Module | None = deepcopy(reference).eval()
         self._rows: dict[str, list[Tensor]] = {}
         self._wanted: dict[str, list[Tensor]] = {}
-        self._record(deepcopy(reference).eval(), max_rows, torch.Generator().manual_seed(seed))
-        self.num_samples = len(x)
 
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> nn.Module:
@@ -62,6 +62,9 @@ class Reconstructor:
         Raises:
             ValueError: If a layer with zeros is not one of the unpruned network.
         """
+        if self._reference is not None:
+            self._record(self._reference)
+            self._reference = None
         found = deepcopy(network).eval()
         for name, layer in _layers(found):
             if not bool((layer.weight == 0).any()) or not bool(layer.weight.any()):
@@ -76,13 +79,13 @@ class Reconstructor:
             self.num_samples += len(self.x)
         return found
 
-    @torch.no_grad()
-    def _record(self, reference: nn.Module, max_rows: int, generator: torch.Generator) -> None:
+    def _record(self, reference: nn.Module) -> None:
         """Keep what each layer puts out at positions drawn at random."""
+        generator = torch.Generator().manual_seed(self.seed)
 
         def keep(name: str, layer: Layer, output: Tensor) -> None:
             wanted = _outputs(layer, output)
-            share = max(1, round(max_rows * len(output) / len(self.x)))
+            share = max(1, round(self.max_rows * len(output) / len(self.x)))
             rows = torch.randperm(len(wanted), generator=generator)[:share].to(wanted.device)
             self._rows.setdefault(name, []).append(rows)
             self._wanted.setdefault(name, []).append(wanted[rows])

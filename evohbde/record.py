@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -81,6 +81,7 @@ class RunRecord:
         lead: What the run showed, in a sentence or two; None: whether macro-F1 on held-out samples changed.
         work: What was done to the network; None: it was improved.
         samples: What the table was taken on.
+        strategy: How candidates were run in each stage (`evohbde.strategies`); another one may differ in last bits.
     """
 
     preset: str
@@ -99,6 +100,7 @@ class RunRecord:
     lead: str | None = None
     work: str | None = None
     samples: str = "held-out samples that no search and no decision saw"
+    strategy: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -137,7 +139,7 @@ def describe_environment(device: torch.device) -> Environment:
     return Environment(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()}",
-        packages={name: _version(name) for name in PACKAGES},
+        packages=package_versions(),
         num_cpus=os.cpu_count() or 1,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         commit=git_commit(Path.cwd()),
@@ -153,6 +155,11 @@ def git_commit(directory: Path) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None
+
+
+def package_versions() -> dict[str, str]:
+    """Version of each package that decides numbers."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

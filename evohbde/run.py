@@ -5,8 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import torch
 from evotorch import SolutionBatch
 from evotorch.algorithms.searchalgorithm import SearchAlgorithm
+from torch import Tensor
+
+from evohbde.journal import seal
+
+FAILED_CALLS, FAILED_CANDIDATES = 10, 100
+"""A run has failed when so many batches in a row, and so many candidates, had no finite score at all."""
 
 
 def run_until(
@@ -36,7 +43,8 @@ def run_until(
 
     Returns:
         `"num_evaluations"`, `"num_samples"`, `"target"`, `"patience"`, `"seconds"`, `"terminated"` (the searcher says
-        that it is done) or `"interrupted"`.
+        that it is done), `"failed"` (the last 10 batches, of 100 candidates at least, had no finite score at all: the
+        step size has overflowed, or the network gives NaN wherever it looks) or `"interrupted"`.
 
     Raises:
         ValueError: If no limit is given, a limit is not positive, or what it limits is not counted or reported.
@@ -59,6 +67,7 @@ def run_until(
                 after_step()
     except KeyboardInterrupt:
         reason = "interrupted"
+        seal()
         # A step begins by clearing the status, which the one that was interrupted has not filled again.
         searcher.update_status({"iter": searcher.step_count, **searcher.problem.status})
     finally:
@@ -87,15 +96,17 @@ class _Watch:
             _Budget("num_samples", num_samples),
         ]
         self.first_samples = self._samples()
-        self.counter = _Counter()
+        self.counter, self.failures = _Counter(), _Failures()
         self.best: float | None = None
         self.stale_steps = 0
         problem = searcher.problem
         self.sign = 1.0 if problem.senses[getattr(searcher, "obj_index", None) or 0] == "max" else -1.0
         problem.before_eval_hook.append(self.counter)
+        problem.after_eval_hook.append(self.failures)
 
     def close(self) -> None:
         self.searcher.problem.before_eval_hook.remove(self.counter)
+        self.searcher.problem.after_eval_hook.remove(self.failures)
 
     def _samples(self) -> float:
         return float(getattr(self.searcher.problem, "num_samples_seen", 0.0))
@@ -111,7 +122,9 @@ class _Watch:
             reason = self._judge()
             if reason:
                 return reason
-        return "terminated" if self.searcher.is_terminated else None
+        if self.searcher.is_terminated:
+            return "terminated"
+        return "failed" if self.failures.is_hopeless else None
 
     def _growth(self) -> float:
         """How many candidates the next step scores for each one of the last step."""
@@ -158,3 +171,23 @@ class _Counter:
     def __call__(self, batch: SolutionBatch) -> None:
         self.total += len(batch)
         self.last_step += len(batch)
+
+
+class _Failures:
+    """Counts batches and candidates since one had a finite score."""
+
+    def __init__(self) -> None:
+        self.num_calls = self.num_candidates = 0
+
+    def __call__(self, batch: SolutionBatch) -> None:
+        scores = batch._evdata[:, : len(batch.senses)].as_subclass(Tensor)
+        # Our problems give the largest number to those that failed.
+        has_score = scores.isfinite() & (scores.abs() < torch.finfo(scores.dtype).max)
+        if bool(has_score.all(1).any()):
+            self.num_calls = self.num_candidates = 0
+        else:
+            self.num_calls, self.num_candidates = self.num_calls + 1, self.num_candidates + len(batch)
+
+    @property
+    def is_hopeless(self) -> bool:
+        return self.num_calls >= FAILED_CALLS and self.num_candidates >= FAILED_CANDIDATES

@@ -12,11 +12,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from evohbde.durable import sync_file, sync_folder
 from evohbde.history import History
 from evohbde.record import RunRecord
 from evohbde.report import run_page
 
 RECORD, HISTORY, NETWORK, REPORT = "run.json", "history.csv", "network.safetensors", "report.html"
+
+JOB, CHECKPOINT = "job.json", "checkpoint"
+"""What an unfinished run has, see `evohbde.unfinished`."""
 
 
 def save_run(
@@ -28,6 +32,7 @@ def save_run(
     *,
     files: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
+    keep_checkpoint: bool = False,
 ) -> Path:
     """Write a run directory, all of it or nothing, and return its path.
 
@@ -42,6 +47,7 @@ def save_run(
         figures: PNG files by name; the report shows them.
         files: Further files by name.
         overwrite: Whether an earlier run directory is replaced.
+        keep_checkpoint: Whether the unfinished run that is there can still be taken up.
 
     Raises:
         OSError: If `directory` cannot be written, see `check_target`.
@@ -53,6 +59,10 @@ def save_run(
         (folder / REPORT).write_text(run_page(record, figures), encoding="utf-8")
         for name, content in {**figures, **(files or {})}.items():
             (folder / name).write_bytes(content)
+    if not keep_checkpoint:
+        # In this order: a checkpoint without a job is of no use to anyone, and in nobody's way.
+        (Path(directory) / JOB).unlink(missing_ok=True)
+        shutil.rmtree(Path(directory) / CHECKPOINT, ignore_errors=True)
     return Path(directory)
 
 
@@ -67,9 +77,15 @@ def check_target(directory: str | Path, *, overwrite: bool = False) -> None:
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"{directory} is a file: choose another directory")
     if target.is_dir() and any(target.iterdir()):
-        if not (target / RECORD).is_file():
+        is_unfinished = (target / JOB).is_file()
+        if not is_unfinished and not (target / RECORD).is_file():
             raise FileExistsError(
                 f"{directory} is not empty and no run directory (it has no {RECORD}): choose another directory"
+            )
+        if not overwrite and is_unfinished:
+            raise FileExistsError(
+                f"{directory} holds an unfinished run: continue it (evohbde resume {directory}), replace it "
+                "(overwrite=True), or choose another directory"
             )
         if not overwrite:
             raise FileExistsError(
@@ -84,31 +100,47 @@ def check_target(directory: str | Path, *, overwrite: bool = False) -> None:
 
 @contextmanager
 def new_directory(directory: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a directory to fill that becomes `directory` when the block ends without an error, and else is removed."""
+    """Give a directory to fill that becomes `directory` when the block ends without an error, and else is removed.
+
+    What belongs to an unfinished run stays.
+    """
     check_target(directory, overwrite=overwrite)
     target = Path(directory).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    # Beside a new directory, which can then be renamed at once; inside an old one, which is cleaned in the end.
+    above = target if target.is_dir() and any(target.iterdir()) else target.parent
+    partial = above / f".{target.name}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that died and had the same number
     partial.mkdir()
     try:
         yield partial
+        for path in partial.rglob("*"):
+            (sync_folder if path.is_dir() else sync_file)(path)
+        sync_folder(partial)
         _put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
+    """Rename a directory, or move its files into one that is there.
+
+    Then the record leaves first and comes last: a directory with a record is complete whenever the process dies.
+    """
     if not target.exists():
         partial.rename(target)
-        return
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    target.rename(old)
-    try:
-        partial.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
+        return sync_folder(target.parent)
+    (target / RECORD).unlink(missing_ok=True)
+    for old in target.iterdir():
+        if old.name in (JOB, CHECKPOINT, partial.name):
+            continue
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
+    for new in sorted(partial.iterdir(), key=lambda path: path.name == RECORD):
+        new.replace(target / new.name)
+    sync_folder(target)
 
 
 def save_network(network: nn.Module, path: str | Path) -> None:

@@ -15,9 +15,11 @@ from math import ceil
 
 import torch
 from evotorch.algorithms import PGPE, SNES
+from evotorch.algorithms.searchalgorithm import SearchAlgorithm
 from torch import nn
 
 from evohbde.data import SuperBatches, TensorData, stratified_order
+from evohbde.evaluator import check_outputs
 from evohbde.gate import Gate
 from evohbde.layout import ParameterLayout
 from evohbde.parts import head_names, norm_names
@@ -177,7 +179,7 @@ class _Run:
         evaluations = None if share is None or job.num_evaluations is None else round(share * job.num_evaluations)
         samples = share * job.num_samples if share is not None and job.num_samples is not None else num_samples
         job.search(stage, problem, searcher, num_evaluations=evaluations, num_samples=samples)
-        return problem.make_network(searcher.status["center"])
+        return self._found(stage, problem, searcher) or network
 
     def _batch_size(self, stage: str) -> int:
         """As many samples per candidate as leave 300 generations, where the budget counts sample forwards."""
@@ -263,9 +265,19 @@ class _Run:
         evaluations = 600 * switches.head_popsize if job.num_evaluations is None else None
         job.search("head", problem, searcher, num_evaluations=evaluations, num_samples=spare)
         self.reduction = self.reduction or problem.reduction
-        return problem.make_network(searcher.status["center"])
+        return self._found("head", problem, searcher)
 
     # What both share
+
+    def _found(self, stage: str, problem: NetworkProblem, searcher: SearchAlgorithm) -> nn.Module | None:
+        """The network at the centre of the search; None if it gives no finite outputs."""
+        network = problem.make_network(searcher.status["center"])
+        try:
+            check_outputs(network, problem.batches.data)
+        except ValueError:
+            self.notes.append(f"{stage}: dropped, the search has diverged to a network of NaN or infinite outputs")
+            return None
+        return network
 
     def _probe(self, network: nn.Module, reduction: Reduction | None, layout: ParameterLayout) -> float:
         job = self.job

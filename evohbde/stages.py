@@ -139,6 +139,7 @@ class PrefixCache:
         self.data, self.stages, self.depth, self.batch_size = data, stages, depth, batch_size
         self.limit = limit
         self.num_computed = 0
+        self._owed: list[slice] = []
         self._store: Tensor | None = None
         self._known = torch.zeros(len(data), dtype=torch.bool)
 
@@ -146,6 +147,7 @@ class PrefixCache:
         """Activations of the samples in `span`."""
         if self.depth == 0:
             return self.data.x[span]
+        self._settle()
         if self._store is not None and bool(self._known[span].all()):
             return self._store[span]
         fresh = self._compute(self.data.x[span])
@@ -157,6 +159,22 @@ class PrefixCache:
         self._known[span] = True
         # Never `fresh` itself: it lies elsewhere in memory, where kernels may round differently from the next time on.
         return self._store[span]
+
+    def recall(self, span: slice, num_computed: int) -> None:
+        """Take over what another process counted after it asked for `span`; it is computed here when it is needed."""
+        if num_computed > self.num_computed:
+            self._owed.append(span)
+        self.num_computed = num_computed
+
+    def _settle(self) -> None:
+        """Compute what is counted already, in the same pieces."""
+        owed, self._owed = self._owed, []
+        num_computed = self.num_computed
+        for span in owed:
+            self.activations(span)
+            if self._store is None:
+                break
+        self.num_computed = num_computed
 
     def _compute(self, x: Tensor) -> Tensor:
         self.num_computed += len(x)

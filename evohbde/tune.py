@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from rich.console import Console
@@ -24,6 +25,7 @@ from evohbde.record import Origin, RunRecord
 from evohbde.references import call_factory, describe, parse_settings, resolve, suggest
 from evohbde.report import NO_FIGURES, verdict
 from evohbde.rundir import REPORT, check_target
+from evohbde.unfinished import Job, has_job, unfinished
 
 WIDE = 115
 """Columns that the final table needs in one line per network."""
@@ -48,6 +50,7 @@ class TuneRequest:
     switches: tuple[str, ...] = ()
     adam: bool = True
     quiet: bool = False
+    resumes: bool = False
 
     @property
     def name(self) -> str:
@@ -90,32 +93,74 @@ def tune(request: TuneRequest, out: Console, messages: Console) -> FineTuneResul
     settings = parse_settings(request.settings)
     preset = make_preset(request.preset, parse_settings(request.switches))
     check_device(request.device)
-    check_target(request.directory, overwrite=request.overwrite)
+    if not request.resumes:
+        check_target(request.directory, overwrite=request.overwrite)
     with messages.status(f"loading {escape(request.reference)}"):
         task = load_task(request.reference, settings)
     num_evaluations, num_samples = request.num_evaluations, request.num_samples
     if num_evaluations is None and num_samples is None:
         num_evaluations, num_samples = default_budget(task.model)
-    with SearchProgress(messages, num_evaluations, num_samples, quiet=request.quiet) as progress:
-        result = fine_tune(
-            task.model,
-            task.train,
-            validation=task.validation,
-            test=task.test,
-            preset=preset,
-            num_evaluations=num_evaluations,
-            num_samples=num_samples,
-            seed=request.seed,
-            device=request.device,
-            pretrain_epochs=request.pretrain_epochs,
-            compare_with_adam=request.adam,
-            on_row=progress.on_row,
-            on_stage=progress.on_stage,
+    progress = SearchProgress(messages, num_evaluations, num_samples, quiet=request.quiet)
+    with resumable("tune", request, messages) as checkpoint:
+        with progress:
+            result = fine_tune(
+                task.model,
+                task.train,
+                validation=task.validation,
+                test=task.test,
+                preset=preset,
+                num_evaluations=num_evaluations,
+                num_samples=num_samples,
+                seed=request.seed,
+                device=request.device,
+                pretrain_epochs=request.pretrain_epochs,
+                compare_with_adam=request.adam,
+                checkpoint=checkpoint,
+                on_row=progress.on_row,
+                on_stage=progress.on_stage,
+            )
+        result.save(
+            request.directory,
+            overwrite=True,
+            origin=Origin(task.name or request.name, request.reference, settings, request.command()),
+            keep_checkpoint=result.stop_reason == "interrupted",
         )
-    origin = Origin(task.name or request.name, request.reference, settings, request.command())
-    result.save(request.directory, overwrite=request.overwrite, origin=origin)
     show(result, request, out, messages)
     return result
+
+
+class Request(Protocol):
+    """What was asked for on the command line, by a command that can be taken up again."""
+
+    @property
+    def overwrite(self) -> bool: ...
+
+    @property
+    def resumes(self) -> bool: ...
+
+    @property
+    def directory(self) -> Path: ...
+
+
+@contextmanager
+def resumable(command: str, request: Request, messages: Console) -> Iterator[Path]:
+    """Give the folder for the checkpoint of a run, and say what is left where the run does not come to its end."""
+    words = {name: value for name, value in vars(request).items() if name not in ("out", "overwrite", "resumes")}
+    directory, job = request.directory, Job(command, words)
+    try:
+        with unfinished(directory, job, overwrite=request.overwrite, resumes=request.resumes) as checkpoint:
+            yield checkpoint
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"Interrupted. {_way_on(directory)}" if has_job(directory) else "") from error
+    except Exception:
+        if has_job(directory):
+            messages.print(_way_on(directory), markup=False, highlight=False, soft_wrap=True)
+        raise
+
+
+def _way_on(directory: Path) -> str:
+    command = shlex.join(["evohbde", "resume", str(directory), "--trust"])
+    return f"What was computed until then is kept, to go on from there: {command}"
 
 
 def make_preset(name: str, switches: dict[str, object]) -> Preset:
@@ -180,6 +225,7 @@ def print_remarks(
     remarks = [*notes, verdict(record)]
     if stop_reason == "interrupted":
         remarks.insert(0, "Interrupted: this is what was found until then.")
+        remarks.append(_way_on(directory))
     if not any(directory.glob("*.png")):
         remarks.append(NO_FIGURES)
     remarks.append(f"Saved to {directory}; open {directory / REPORT}")

@@ -6,8 +6,10 @@ networks as given: resnet20-cifar10 .810, resnet56-cifar10 .830, resnet20-jpeg-c
 """
 
 import io
+import lzma
 import os
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -23,6 +25,7 @@ from .networks import initialised, load_safetensors, resnet18, resnet20, resnet5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE = 32
 SUFFIXES = {".jpg", ".jpeg", ".png"}
+FORMATS = ("JPEG", "PNG")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -205,7 +208,10 @@ def read_encoded(path: str | Path) -> list[EncodedImage]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no images at {path}: put a .tar.xz or a folder with CLASS/NNNN.jpg there")
-    found = sorted(_folder_images(path) if path.is_dir() else _archive_images(path))
+    try:
+        found = sorted(_folder_images(path) if path.is_dir() else _archive_images(path))
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
+        raise ValueError(f"{path} is damaged or no archive of images: {error}") from error
     if not found:
         raise ValueError(f"{path} holds no images; expected CLASS/NNNN.jpg")
     if len(parents := {image.parent for image in found}) > 1:
@@ -294,12 +300,14 @@ def _decode(image: EncodedImage) -> Tensor:
         from PIL import Image
     except ImportError as error:
         raise ImportError("reading JPEG images needs Pillow: pip install 'evohbde[vision]'") from error
-    with Image.open(io.BytesIO(image.content)) as picture:
-        if picture.size != (SIZE, SIZE):
-            raise ValueError(
-                f"{image.class_name}/{image.file_name} is {picture.size} pixels, expected ({SIZE}, {SIZE}); resize it"
-            )
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    name = f"{image.class_name}/{image.file_name}"
+    try:
+        with Image.open(io.BytesIO(image.content), formats=FORMATS) as picture:
+            if picture.size != (SIZE, SIZE):
+                raise ValueError(f"{name} is {picture.size} pixels, expected ({SIZE}, {SIZE}); resize it")
+            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow says of damaged files
+        raise ValueError(f"{name} is damaged or no image: {error}") from error
 
 
 def _stack(images: list[Tensor]) -> Tensor:

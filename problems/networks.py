@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -121,7 +122,10 @@ def load_safetensors(model: AnyModule, path: str | Path) -> AnyModule:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}; expected a .safetensors file")
-    tensors = load_file(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
     _check_fit(model.state_dict(), tensors, path)
     model.load_state_dict(tensors, strict=False)
     return model.eval()

@@ -15,11 +15,13 @@ PACKAGE = "evohbde"
 
 # A room is a module or subpackage right below evohbde; it imports rooms of its own layer or of lower ones.
 LAYERS = (
-    {"layout", "parts", "metrics", "data", "statistics", "optimizers", "reductions", "scale"},
-    {"objectives", "stages", "strategies", "engine", "racing", "evaluator", "searchers", "run"},
+    {"durable", "journal", "layout", "parts", "metrics", "data", "statistics", "optimizers", "reductions", "scale"},
+    {"objectives", "stages", "strategies", "engine", "racing", "evaluator", "searchers", "run", "actors"}
+    | {"distillation"},
     {
         "problem_base",
         "problem",
+        "black_box",
         "pymoo_bridge",
         "checkpoint",
         "testing",
@@ -29,9 +31,9 @@ LAYERS = (
         "record",
     },
     {"gradient", "gate", "recalibrate", "reconstruct", "sensitivity", "preset_base", "hbde_2024", "staged", "finetune"}
-    | {"gradient_searcher", "plots", "report", "rundir", "pruning", "compress"},
-    {"compare"},
-    {"api", "references", "progress", "tune", "prune_command", "commands", "cli", "__main__"},
+    | {"gradient_searcher", "plots", "report", "rundir", "unfinished", "pruning", "compress", "recovery"},
+    {"comparison", "references", "report_comparison"},
+    {"api", "progress", "compare_command", "tune", "prune_command", "resume", "report_command", "commands", "cli", "__main__"},
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -40,10 +42,13 @@ ONLY = {"searchers": {"searchers", "run"}, "reductions": {"reductions"}}
 
 # An optional package is imported in one room, so that the others work without it.
 ONE_IMPORTER = {
+    "bitsandbytes": "compress",
     "matplotlib": "plots",
+    "peft": "compress",
     "pymoo": "pymoo_bridge",
     "pytorch_optimizer": "optimizers",
     "torch_pruning": "pruning",
+    "torchao": "compress",
 }
 
 FOLDERS = ("evohbde", "problems", "tests", "examples", "benchmarks")

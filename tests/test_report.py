@@ -1,7 +1,9 @@
 """Does the page say what happened, and can it do no harm?"""
 
-from base64 import b64decode
+import re
+from base64 import b64decode, b64encode
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 
 import pytest
@@ -47,12 +49,14 @@ class Page(HTMLParser):
 
 
 def assert_self_contained(page: Page) -> None:
-    allowed = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "div", "table", "tr", "th", "td"}
-    allowed |= {"ul", "li", "figure", "figcaption", "img", "pre"}
+    allowed = {"html", "head", "meta", "title", "style", "script", "body", "header", "nav", "main", "section", "h1"}
+    allowed |= {"h2", "h3", "h4", "p", "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "ul", "li", "a"}
+    allowed |= {"figure", "figcaption", "img", "pre", "button", "details", "summary"}
     assert {name for name, _ in page.tags} <= allowed
     for name, attributes in page.tags:
-        assert not {key for key in attributes if key.startswith("on") or key in ("href", "srcset", "style")}
+        assert not {key for key in attributes if key.startswith("on") or key in ("srcset", "style", "action")}
         assert "src" not in attributes or (name == "img" and attributes["src"].startswith("data:image/png;base64,"))
+        assert "href" not in attributes or (name == "a" and attributes["href"].startswith("#"))
 
 
 def test_a_page_needs_nothing_else():
@@ -63,6 +67,17 @@ def test_a_page_needs_nothing_else():
     images = [attributes["src"] for name, attributes in page.tags if name == "img"]
     assert [b64decode(source.partition(",")[2]) for source in images] == [b"one", b"two"]
     assert all(attributes["alt"] for name, attributes in page.tags if name == "img")
+
+
+def test_only_the_style_and_the_script_of_the_page_may_act():
+    text = run_page(RECORD, {"scores.png": b"one"})
+    policy = next(tag["content"] for _, tag in Page(text).tags if tag.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert (rules["default-src"], rules["img-src"]) == ("'none'", "data:")
+    for tag in ("style", "script"):
+        contents = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        hashes = [f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'" for content in contents]
+        assert len(contents) == 1 and rules[f"{tag}-src"].split() == hashes
 
 
 def test_names_from_outside_stay_text():

@@ -92,7 +92,7 @@ def prune(
             settings=tuple(settings or ()),
             switches=tuple(switches or ()),
             quiet=quiet,
-            **({"objectives": tuple(objectives)} if objectives else {}),
+            objectives=tuple(objectives or PruneRequest.objectives),
         )
         result = run_prune(request, console(), messages)
     if result.stop_reason == "interrupted":

@@ -45,7 +45,12 @@ def console(*, to_stderr: bool = False) -> Console:
 def errors_in_words(messages: Console, *, debug: bool) -> Iterator[None]:
     """Turn errors that a person can mend, and Ctrl-C, into one sentence and an exit status."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", message="the checkpoint in ")
+            warnings.showwarning = lambda message, *_, **__: messages.print(
+                f"Warning: {message}", markup=False, highlight=False, soft_wrap=True
+            )
+            yield
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
             raise
@@ -53,7 +58,7 @@ def errors_in_words(messages: Console, *, debug: bool) -> Iterator[None]:
         messages.print(Text(f"Error: {sentence}", style="red"), soft_wrap=True)
         raise typer.Exit(FAILED) from error
     except KeyboardInterrupt as error:
-        messages.print("Interrupted before there was a result; nothing was saved.")
+        messages.print(str(error) or "Interrupted before there was a result; nothing was saved.", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from error
 
 

@@ -13,7 +13,7 @@ from evohbde.objectives import WeightObjective
 class StoredBits(WeightObjective):
     """Bits per searched weight that a file needs: of the kept weights and of which ones they are.
 
-    Coding `"raw"` is what `evohbde.pruning.compact` writes: one bit per weight for the mask, and each kept weight in
+    Coding `"raw"` is what `evohbde.compress.compact` writes: one bit per weight for the mask, and each kept weight in
     full. Coding `"entropy"` is what the best code for independent symbols would come near: `D H(density)` bits for the
     mask, `H` in bits. With a codebook the kept weights are numbers of their different values, `ceil(log2 k)` bits each
     or, entropy-coded, the entropy of the numbers; the `k` values themselves are counted. 32 is a dense float32 network.

@@ -140,6 +140,8 @@ class PruningJob:
         finally:
             problem.after_eval_hook.remove(recording.collect)
             self.history.spend(*recording.spent())
+            if problem.strategy is not None:
+                self.history.strategies[stage] = problem.strategy.name
         self.interrupted = self.interrupted or reason == "interrupted"
 
 

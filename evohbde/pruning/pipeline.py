@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from evohbde.checkpoint import checkpointing, describe_job
 from evohbde.data import TensorData
 from evohbde.evaluator import check_outputs
 from evohbde.finetune import SMALL_NETWORK, threads_for
 from evohbde.history import History, Row
+from evohbde.journal import seal
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import ObjectiveLike
 from evohbde.parts import prunable_names
@@ -56,6 +59,7 @@ def prune(
     device: torch.device | str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    checkpoint: str | Path | None = None,
     on_row: Callable[[Row], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> PruneResult:
@@ -79,6 +83,7 @@ def prune(
         device: Where to run; None: where the data are.
         out: A run directory to write, as by `PruneResult.save`.
         overwrite: Whether an earlier run there is replaced.
+        checkpoint: A directory where scores are kept as they come in, see `fine_tune`.
         on_row: Called once per generation with its `Row`, which has the hypervolume of the front so far.
         on_stage: Called with a few words whenever another kind of work begins.
 
@@ -106,40 +111,59 @@ def prune(
     scorer = MaskScorer(original, prunable_layout(original, include), train.num_classes, objectives)
     if num_evaluations is None and num_samples is None:
         num_evaluations, num_samples = default_budget(len(scorer.theta0))
-    history = History(on_row, on_stage)
-    job = PruningJob(scorer, train, num_evaluations, num_samples, seed, history)
-    with threads_for(original):
-        outcome = found.run(job)
-        points = _candidates(scorer, outcome.points)
-        history.begin("scoring on validation samples")
-        result = PruneResult(
-            scorer,
-            tuple(points),
-            unpruned_point(scorer),
-            _baselines(scorer),
-            history=history,
-            notes=outcome.notes,
-            preset=found,
-            seed=seed,
-            stop_reason="interrupted" if job.interrupted else "budget",
-            train=train,
-            validation=validation,
-            test=test if test is None else test.to(device),
-            arguments={
-                "objectives": [objective.name for objective in scorer.objectives],
-                "num_evaluations": num_evaluations,
-                "num_samples": num_samples,
-                "include": include,
-                "device": str(device),
-            },
-        ).rescore(validation)
-        history.spend(0, (len(points) + 1) * len(validation))
-        if result.test is not None:
-            history.begin("scoring on test samples")
-            result = result.with_scores(result.test, "test")
-    result.notes.append(_rescored(result, len(points)))
+    arguments: dict[str, object] = {
+        "objectives": [objective.name for objective in scorer.objectives],
+        "num_evaluations": num_evaluations,
+        "num_samples": num_samples,
+        "include": include,
+        "device": str(device),
+    }
+    decided = {**arguments, "objectives": [{"name": one.name, **vars(one)} for one in scorer.objectives]}
+    splits = train, validation, None if test is None else test.to(device)
+    fingerprint = {} if checkpoint is None else describe_job(found, decided, seed, original, splits)
+    with threads_for(original), checkpointing(checkpoint, fingerprint):
+        result = _search(scorer, splits, found, arguments, seed, History(on_row, on_stage))
     if out is not None:
         result.save(out, overwrite=overwrite)
+    return result
+
+
+def _search(
+    scorer: MaskScorer,
+    splits: tuple[TensorData, TensorData, TensorData | None],
+    preset: PruningPreset,
+    arguments: dict[str, Any],
+    seed: int,
+    history: History,
+) -> PruneResult:
+    """Search and re-score: all that a checkpoint keeps."""
+    train, validation, test = splits
+    job = PruningJob(scorer, train, arguments["num_evaluations"], arguments["num_samples"], seed, history)
+    outcome = preset.run(job)
+    if job.interrupted:
+        seal()
+    points = _candidates(scorer, outcome.points)
+    history.begin("scoring on validation samples")
+    result = PruneResult(
+        scorer,
+        tuple(points),
+        unpruned_point(scorer),
+        _baselines(scorer),
+        history=history,
+        notes=outcome.notes,
+        preset=preset,
+        seed=seed,
+        stop_reason="interrupted" if job.interrupted else "budget",
+        train=train,
+        validation=validation,
+        test=test,
+        arguments=arguments,
+    ).rescore(validation)
+    history.spend(0, (len(points) + 1) * len(validation))
+    if result.test is not None:
+        history.begin("scoring on test samples")
+        result = result.with_scores(result.test, "test")
+    result.notes.append(_rescored(result, len(points)))
     return result
 
 

@@ -23,6 +23,9 @@ from evohbde.rundir import save_run
 
 FRONT, MASKS = "front.csv", "masks.safetensors"
 
+WORK = "Weights of a trained network were set to zero, chosen by forward passes only."
+WORK_FITTED = f"{WORK[:-1]}, and those that are left were fitted to the layers of the network as given."
+
 MAX_LOSS = 0.01
 """Accuracy that the network which is saved may lose on the samples that decide, where nothing else is asked for."""
 
@@ -103,8 +106,9 @@ class PruneResult(Front):
             stop_reason=self.stop_reason,
             environment=describe_environment(self.scorer.theta0.device),
             origin=origin,
+            strategy=self.history.strategies,
             lead=_lead(point, entries),
-            work="Weights of a trained network were set to zero, chosen by forward passes only.",
+            work=WORK if point.values is None else WORK_FITTED,
             samples=(
                 "test samples that no search and no decision saw"
                 if self.test is not None
@@ -122,6 +126,7 @@ class PruneResult(Front):
         entries: list[Entry] | None = None,
         overwrite: bool = False,
         origin: Origin | None = None,
+        keep_checkpoint: bool = False,
     ) -> Path:
         """Write the run directory of `evohbde.rundir.save_run`, with `front.csv` and the masks of the front beside.
 
@@ -134,6 +139,7 @@ class PruneResult(Front):
             entries: The final table; None: that of `entries(point)`.
             overwrite: Whether an earlier run is replaced.
             origin: Where the run came from.
+            keep_checkpoint: Whether the unfinished run that is there can still be taken up.
         """
         point = point or self.choose()
         return save_run(
@@ -144,6 +150,7 @@ class PruneResult(Front):
             self._figures(point),
             files={FRONT: self._csv(), MASKS: self._masks()},
             overwrite=overwrite,
+            keep_checkpoint=keep_checkpoint,
         )
 
     def _csv(self) -> bytes:

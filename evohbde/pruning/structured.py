@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -18,6 +18,7 @@ from evohbde.pruning.channels import ChannelGroup, find_groups, importance, mask
 from evohbde.pruning.cost import MultiplyAddsShare, NetworkObjective, ParameterShare
 from evohbde.pruning.latency import Latency
 from evohbde.recalibrate import batch_norms, recalibrated
+from evohbde.reconstruct import Reconstructor
 
 NUM_PROBES = 4
 """Samples on which groups are tried and multiply-adds are counted."""
@@ -101,6 +102,15 @@ class StructuredPruning:
     def network(self, z: Tensor) -> nn.Module:
         """The smaller network, in evaluation mode: `(d,)`."""
         return shrunk(self._model, self.groups, self.keep(z))
+
+    def reconstructed(self, z: Tensor, x: Tensor, *, seed: int = 0) -> nn.Module:
+        """The smaller network, `(d,)`, with what is left fitted to the layers of the full one on samples `x`.
+
+        Source: He, Zhang & Sun (2017), arXiv 1707.06168, section 3.2; see `evohbde.reconstruct`.
+        """
+        keep = self.keep(z)
+        fitted = Reconstructor(self._model, x, seed=seed)(masked(self._model, self.groups, keep))
+        return shrunk(fitted, self.groups, keep)
 
     def masked(self, z: Tensor) -> nn.Module:
         """The full network with zeros in place of the channels that `network` cuts: `(d,)`."""
@@ -187,7 +197,7 @@ class StructuredProblem(BaseProblem):
         self.recalibrate = int(recalibrate)
         self.batch_size = batch_size or default_batch_size(self.data.x)
         self._share = MultiplyAddsShare(model, self.data.x[:NUM_PROBES])
-        self.objectives = _resolve(objectives, model, self.data.x, self._share)
+        self.objectives = _resolve(objectives, model, self.data, self._share)
         self.objective_names: tuple[str, ...] = tuple(objective.name for objective in self.objectives)
         self._samples_seen = 0.0
         super().__init__(
@@ -209,6 +219,12 @@ class StructuredProblem(BaseProblem):
     @property
     def num_samples_seen(self) -> float:
         return self._samples_seen
+
+    def _counters(self) -> dict[str, float]:
+        return {"samples_seen": self._samples_seen}
+
+    def _recall_counters(self, counters: Mapping[str, float]) -> None:
+        self._samples_seen = counters["samples_seen"]
 
     def make_network(self, z: Solution | Tensor) -> nn.Module:
         """The smaller network of one candidate, re-estimated where the problem does so, in evaluation mode."""
@@ -257,12 +273,12 @@ class StructuredProblem(BaseProblem):
         self._samples_seen += sum(received)
 
 
-def _resolve(objectives: Any, model: nn.Module, x: Tensor, share: MultiplyAddsShare) -> list[Any]:
+def _resolve(objectives: Any, model: nn.Module, data: TensorData, share: MultiplyAddsShare) -> list[Any]:
     several = [objectives] if isinstance(objectives, str | Objective | NetworkObjective) else list(objectives)
     costs = {
         "multiply_adds": lambda: share,
         "parameters": lambda: ParameterShare(model),
-        "latency": lambda: Latency(model, x),
+        "latency": lambda: Latency(model, data.x),
     }
     found: list[Any] = []
     for objective in several:
@@ -271,7 +287,7 @@ def _resolve(objectives: Any, model: nn.Module, x: Tensor, share: MultiplyAddsSh
         elif isinstance(objective, NetworkObjective):
             found.append(objective)
         else:
-            found += resolve(objective)
+            found += [one.for_data(data) for one in resolve(objective)]
     for objective in found:
         if not isinstance(objective, Objective | NetworkObjective):
             raise TypeError(

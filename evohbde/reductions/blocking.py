@@ -248,6 +248,8 @@ def _check_count(argument: str, value: int, most: int | None = None) -> None:
 def _group_ids(groups: Tensor | None, theta0: Tensor) -> np.ndarray | None:
     if groups is None:
         return None
+    if not isinstance(groups, Tensor):
+        raise TypeError(f"expected `groups` to be a tensor of one integer per weight, got {type(groups).__name__}")
     if groups.shape != theta0.shape or groups.is_floating_point() or groups.dtype == torch.bool:
         raise ValueError(
             f"expected `groups` to hold one integer per weight, shape {tuple(theta0.shape)}, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,9 @@ class RandomProjection(Reduction):
     ) -> None:
         theta0 = check_weights(theta0).clone()
         size = theta0.numel()
+        for name, value in (("dim", dim), ("num_nonzeros", num_nonzeros)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+                raise TypeError(f"expected `{name}` to be an integer, got {value!r}")
         if not 1 <= dim <= size:
             raise ValueError(f"`dim` must be between 1 and {size}, the number of weights, got {dim}")
         if num_nonzeros is not None and not 1 <= num_nonzeros <= dim:
@@ -121,6 +126,9 @@ class Chain(Reduction):
     _options = ("dim", "full_dim", "outer_state", "inner_state")
 
     def __init__(self, outer: Reduction, inner: Reduction) -> None:
+        for name, value in (("outer", outer), ("inner", inner)):
+            if not isinstance(value, Reduction):
+                raise TypeError(f"expected `{name}` to be a Reduction, got {type(value).__name__}")
         if inner.full_dim != outer.dim:
             raise ValueError(
                 f"`inner` expands to {inner.full_dim} values but `outer` takes {outer.dim}: build it from outer.center"

@@ -5,6 +5,7 @@ from evohbde.strategies.choice import NAMES as NAMES
 from evohbde.strategies.choice import Choice as Choice
 from evohbde.strategies.choice import check_strategy as check_strategy
 from evohbde.strategies.choice import choose as choose
+from evohbde.strategies.choice import recall_choice as recall_choice
 from evohbde.strategies.folded import Folded as Folded
 from evohbde.strategies.graphs import Graphs as Graphs
 from evohbde.strategies.precision import check_precision as check_precision

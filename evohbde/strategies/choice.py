@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from statistics import median
 
 import torch
@@ -35,7 +36,7 @@ ROUNDS = 3
 SECONDS_PER_RUN = 0.15
 SHORTEST_RUN = 0.01
 
-_known: dict[tuple[object, ...], dict[str, float]] = {}
+_known: dict[str, dict[str, float]] = {}
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,21 @@ class Choice:
             proved strategy, and under its own name of the precision taken, if that is not `"float32"`.
         score_deviations: Largest deviation of a score by that precision from the score in float32, by objective, over
             a few candidates; empty in float32.
+        signature: What was measured, hashed: problems of equal signature take the same strategy.
     """
 
     name: str
     ratios: dict[str, float] = field(default_factory=dict)
     deviations: dict[str, float] = field(default_factory=dict)
     score_deviations: dict[str, float] = field(default_factory=dict)
+    signature: str = ""
+
+
+def recall_choice(choice: Choice) -> Choice:
+    """Let problems that equal the one of this choice, which another process made, be evaluated alike; returns it."""
+    if choice.signature:
+        _known[choice.signature] = dict(choice.ratios)
+    return choice
 
 
 def check_strategy(name: str) -> None:
@@ -119,10 +129,11 @@ def choose(
         return proved[name], Choice(name, deviations=deviations)
     if len(features) > MOST_SAMPLES:
         proved.pop("vmap", None)
-    ratios = _ratios(proved, batch_size, z, features, precision) if len(proved) > 1 else {"views": 1.0}
+    signature = _signature(views, batch_size, features, precision, list(proved)) if len(proved) > 1 else ""
+    ratios = _ratios(proved, batch_size, z, features, precision, signature) if signature else {"views": 1.0}
     best = min(ratios, key=lambda other: ratios[other])
     best = best if ratios[best] <= ADVANTAGE else "views"
-    return proved[best], Choice(best, ratios, deviations)
+    return proved[best], Choice(best, ratios, deviations, signature=signature)
 
 
 def _prove(name: str, views: Views, probe: Tensor) -> tuple[Strategy | None, float]:
@@ -145,10 +156,12 @@ def _reason(name: str, deviation: float) -> str:
     }.get(name, "torch.func.vmap fails on it")
 
 
-def _signature(working: Working, reduction: Reduction, batch_size: int, features: Tensor) -> tuple[object, ...]:
-    network = tuple((type(module), module.extra_repr()) for part in working.tail for module in part.modules())
-    samples = (tuple(features.shape), features.dtype, features.device, batch_size)
-    return network, type(reduction), reduction.dim, samples, torch.get_num_threads()
+def _signature(views: Views, batch_size: int, features: Tensor, precision: str, names: list[str]) -> str:
+    network = [(type(module), module.extra_repr()) for part in views.working.tail for module in part.modules()]
+    reduction = type(views.reduction), views.reduction.dim
+    samples = tuple(features.shape), features.dtype, features.device, batch_size
+    all_of_it = repr((network, reduction, samples, torch.get_num_threads(), precision, names))
+    return blake2b(all_of_it.encode(), digest_size=16).hexdigest()
 
 
 FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError)
@@ -212,11 +225,9 @@ def _rounding(precision: str, views: Views, probe: Tensor) -> float:
 
 
 def _ratios(
-    strategies: dict[str, Strategy], batch_size: int, z: Tensor, features: Tensor, precision: str
+    strategies: dict[str, Strategy], batch_size: int, z: Tensor, features: Tensor, precision: str, signature: str
 ) -> dict[str, float]:
     """Time per candidate of each strategy as a share of that of `Views`, median of rounds."""
-    views = strategies["views"]
-    signature = (*_signature(views.working, views.reduction, batch_size, features), precision, *strategies)
     if signature not in _known:
         with computing(precision, features.device):
             times = _times(list(strategies.values()), batch_size, z, features)

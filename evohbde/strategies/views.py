@@ -28,7 +28,8 @@ class Working:
     def __init__(
         self, model: nn.Module, layout: ParameterLayout, probe: Tensor, stage_names: tuple[str, ...] | None
     ) -> None:
-        self.network, self.layout = deepcopy(model).eval(), layout
+        # No gradients: in inference mode, counting multiply-adds trips over parametrized weights that want them.
+        self.network, self.layout = deepcopy(model).eval().requires_grad_(False), layout
         self.theta = layout.bind_(self.network)
         probe = probe[:PROBE_SAMPLES]
         with torch.inference_mode():

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune
 
+from evohbde.compress.compact import CODINGS, load_compact, save_compact
 from evohbde.layout import ParameterLayout
-from evohbde.pruning.compact import CODINGS, load_compact, save_compact
 from evohbde.pruning.cost import StoredBits
 from evohbde.pruning.export import save_onnx, with_masks, zeroed
 from evohbde.reductions import HistogramBlocking

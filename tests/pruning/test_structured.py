@@ -13,10 +13,13 @@ from sklearn.metrics import zero_one_loss
 from torch import nn
 
 from evohbde.data import TensorData
+from evohbde.evaluator import score
 from evohbde.recalibrate import batch_norms
+from evohbde.reconstruct import Reconstructor
 from evohbde.run import run_until
 from evohbde.searchers import MOEAD, NSGA2
 from problems.digits import build_cnn
+from problems.digits import cnn as digits_cnn
 from problems.networks import initialised, resnet20
 from tests.small_networks import cnn, digits
 
@@ -287,3 +290,16 @@ def test_an_objective_of_ones_own_sees_the_small_network():
     problem.evaluate(batch)
     assert float(batch.evals[0, 0]) == pytest.approx((9 + 1 + 2 + 100) / (6 * 12 + 550))
     assert problem.num_samples_seen == 0
+
+
+def test_what_is_left_is_fitted_to_the_full_network_as_it_is_with_zeros():
+    task = digits_cnn(seed=0)
+    pruning = StructuredPruning(task.model, task.train.x, most=0.6)
+    z = torch.full((pruning.dim,), 0.5)
+    x = task.train.x[:200]
+    smaller = pruning.reconstructed(z, x)
+    assert sum(p.numel() for p in smaller.parameters()) == sum(p.numel() for p in pruning.network(z).parameters())
+    with_zeros = Reconstructor(task.model, x)(pruning.masked(z))
+    assert torch.allclose(smaller(task.test.x), with_zeros(task.test.x), atol=1e-4)
+    cut, fitted = (score(network, task.test, ["accuracy"])["accuracy"] for network in (pruning.network(z), smaller))
+    assert fitted > cut + 0.05

@@ -7,8 +7,8 @@ from evohbde.evaluator import score
 from evohbde.layout import ParameterLayout
 from evohbde.parts import prunable_names
 from evohbde.pruning.baselines import uniform_magnitude_masks
-from evohbde.pruning.repair import repair
 from evohbde.pruning.scoring import MaskScorer
+from evohbde.recovery import repair
 from tests.small_networks import cnn, digits, mlp
 
 

@@ -1,7 +1,8 @@
-"""How does a pruned network recover without gradients?
+"""How does a pruned, quantized or codebook network recover without gradients?
 
-By forward passes only, and such that what is zero stays zero: BatchNorm statistics are taken anew, then the scales and
-shifts of its channels are searched. Each step is kept only if validation samples confirm it.
+By forward passes only, and such that zeros stay zero, integers stay integers and shared values stay shared: BatchNorm
+statistics are taken anew, then the scales and shifts of its channels are searched. Each step is kept only if validation
+samples confirm it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 from evotorch.algorithms import PGPE
 from torch import nn
 
+from evohbde.compress.codebook import SharedValues
+from evohbde.compress.quantization import scale_names
 from evohbde.data import SuperBatches, TensorData, stratified_order
 from evohbde.gate import Gate
 from evohbde.layout import ParameterLayout
@@ -24,7 +27,8 @@ from evohbde.reductions import ChannelScaling, Identity, Reduction
 from evohbde.run import run_until
 from evohbde.sensitivity import probe_stdev
 
-PARTS = ("statistics", "scales", "biases")
+PARTS = ("statistics", "scales", "biases", "codebook")
+DEFAULT_PARTS = PARTS[:3]
 
 POPSIZE, BATCH_SIZE, LEARNING_RATE, DIVERGENCE = 10, 100, 0.25, 0.01
 """Of the search, as in the default fine-tuning preset for the front of large networks."""
@@ -58,21 +62,23 @@ def repair(
     train: TensorData,
     validation: TensorData,
     *,
-    parts: tuple[str, ...] = PARTS,
+    parts: tuple[str, ...] = DEFAULT_PARTS,
     num_samples: float = 50_000,
     seed: int = 0,
 ) -> Repaired:
-    """Improve a pruned network by forward passes; zeros stay zero, and so do all weights but for a factor per channel.
+    """Improve a smaller network by forward passes; weights stay as they are but for a factor per channel, zeros zero.
 
-    Pruning and repair are two things: compare a repaired network with the unpruned one after the same repair.
+    Shrinking and repair are two things: compare a repaired network with the full one after the same repair.
 
     Args:
-        network: The pruned network; copied.
+        network: The pruned, quantized or codebook network, or any other; copied.
         train: Samples to take statistics from and to search on.
         validation: Samples that confirm each step by cross-entropy (`evohbde.gate`).
         parts: Steps to try, in this order: `"statistics"` (BatchNorm re-estimation), `"scales"` (weights and biases of
-            the normalisation layers, or where there are none a gain per output channel), `"biases"` (all others).
-        num_samples: Sample forwards that both searches may spend together.
+            the normalisation layers, or where there are none a gain per output channel, of quantized weights merged
+            into their scales), `"biases"` (all others), `"codebook"` (the different values of all weights, zero left
+            out; where there are no normalisation layers, a codebook survives this one and not `"scales"`).
+        num_samples: Sample forwards that the searches may spend together, at most half of it each.
         seed: Seed of everything random.
 
     Raises:
@@ -83,21 +89,19 @@ def repair(
         raise ValueError(f"unknown `parts` {unknown}; known: {', '.join(PARTS)}")
     if num_samples <= 0:
         raise ValueError(f"`num_samples` must be positive, got {num_samples}")
-    work = _Work(network, train, validation, num_samples, seed)
+    num_searches = sum(part != "statistics" for part in parts)
+    work = _Work(network, train, validation, num_samples / max(2, num_searches), seed)
     for part in parts:
-        {"statistics": work.statistics, "scales": work.scales, "biases": work.biases}[part]()
+        getattr(work, part)()
     return work.found
 
 
 class _Work:
     """One repair."""
 
-    def __init__(
-        self, network: nn.Module, train: TensorData, validation: TensorData, num_samples: float, seed: int
-    ) -> None:
+    def __init__(self, network: nn.Module, train: TensorData, validation: TensorData, limit: float, seed: int) -> None:
         self.found = Repaired(deepcopy(network).eval())
-        self.train, self.seed = train, seed
-        self.limit = num_samples / 2
+        self.train, self.seed, self.limit = train, seed, limit
         self.generator = torch.Generator().manual_seed(seed)
         self.gate = Gate(validation, self.found.network, self._spend)
 
@@ -120,7 +124,7 @@ class _Work:
         if names:
             self._search("scales", names, lambda theta, layout: Identity(theta, mode="offset"))
         else:
-            names = prunable_names(self.found.network)
+            names = scale_names(self.found.network) or prunable_names(self.found.network)
             self._search("scales", names, lambda theta, layout: ChannelScaling(theta, layout.shapes))
 
     def biases(self) -> None:
@@ -131,6 +135,11 @@ class _Work:
             self.found.notes.append("biases: the network has none outside of its normalisation layers")
             return
         self._search("biases", names, lambda theta, layout: Identity(theta, mode="offset"))
+
+    def codebook(self) -> None:
+        """Search the different values of the weights."""
+        names = prunable_names(self.found.network)
+        self._search("codebook", names, lambda theta, layout: SharedValues(theta))
 
     def _search(
         self, part: str, names: list[str], reduce: Callable[[torch.Tensor, ParameterLayout], Reduction]

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from evohbde.pruning import codes
-from evohbde.pruning.codes import huffman_decode, huffman_encode, huffman_lengths, pack_indices, unpack_indices
+from evohbde.compress import codes
+from evohbde.compress.codes import huffman_decode, huffman_encode, huffman_lengths, pack_indices, unpack_indices
 
 
 @pytest.fixture(params=[codes.PIECE, 64], autouse=True, scope="module")

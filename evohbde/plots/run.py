@@ -1,33 +1,22 @@
-"""What does a run look like?
-
-The only module that imports matplotlib. Figures are built without pyplot, so no state is shared and no window opens.
-"""
+"""What does one tuned network look like?"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Literal
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from evohbde.history import Row
 from evohbde.judge import Entry
+from evohbde.plots.base import BLUE, GREEN, GREY, ORANGE, mark_stages, tidy, to_png
 from evohbde.reductions import Blocking, Reduction
 
-try:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-except ImportError as error:
-    raise ImportError("evohbde.plots needs matplotlib: pip install 'evohbde[plots]'") from error
-
-# Okabe and Ito's colours, which people with any colour vision tell apart.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
 DRAWN_BINS = 200
-DOTS_PER_INCH = 150
 
 
 def plot_histogram(theta: Tensor, reduction: Reduction | None = None, *, num_bins: int = DRAWN_BINS) -> Figure:
@@ -67,7 +56,7 @@ def plot_convergence(rows: Sequence[Row]) -> Figure:
         labels = ("best of the population", "mean of the population") if number == 0 else (None, None)
         searched.plot(spent, [row.best for row in of_stage], color=BLUE, marker=marker, label=labels[0])
         searched.plot(spent, [row.mean for row in of_stage], color=ORANGE, marker=marker, label=labels[1], ls="--")
-    _mark_stages(searched, held_out, starts)
+    mark_stages(searched, held_out, starts)
     taken = [row for row in rows if row.held_out is not None]
     held_out.plot([row.num_samples_seen for row in taken], [row.held_out for row in taken], "o-", color=GREEN, ms=4)
     searched.set_ylabel(" / ".join(dict.fromkeys(row.objective for row in rows)) + ", searched")
@@ -78,7 +67,7 @@ def plot_convergence(rows: Sequence[Row]) -> Figure:
     if rows:
         searched.legend(frameon=False, loc="best")
     for axes in (searched, held_out):
-        _tidy(axes)
+        tidy(axes)
     return figure
 
 
@@ -99,60 +88,7 @@ def plot_scores(entries: Sequence[Entry]) -> Figure:
     axes.set_yticks(range(len(entries)), [entry.name for entry in entries])
     axes.set_ylim(len(entries) - 0.5, -0.7)
     axes.set_xlabel("macro-F1 on held-out samples, with 95 % interval")
-    _tidy(axes, grid="x")
-    return figure
-
-
-def plot_front(
-    series: Mapping[str, Sequence[tuple[float, float]]],
-    ylabel: str,
-    *,
-    unpruned: float,
-    chosen: tuple[float, float] | None = None,
-) -> Figure:
-    """Show what pruned networks score over the share of weights they keep, the first series as the front.
-
-    Args:
-        series: Pairs of kept share and score, by label.
-        ylabel: What the score is.
-        unpruned: Score of the network as given.
-        chosen: The pair of the network that was taken.
-    """
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-    axes = figure.subplots()
-    styles = (("o-", BLUE), ("s:", ORANGE), ("^:", GREEN), ("v:", PURPLE))
-    for number, (label, pairs) in enumerate(series.items()):
-        marker, color = styles[number % len(styles)]
-        kept, scores = zip(*sorted(pairs), strict=True)
-        percent = [100 * share for share in kept]
-        axes.plot(percent, scores, marker, color=color, ms=4, label=label, zorder=3 - number / 9)
-    axes.axhline(unpruned, color=GREY, lw=0.8, ls=":", label="unpruned")
-    if chosen is not None:
-        axes.plot(100 * chosen[0], chosen[1], "o", ms=11, mfc="none", mec=BLUE, mew=1.8, label="chosen", zorder=4)
-    axes.set_xlim(100, 0)
-    axes.set_xlabel("prunable weights kept, %")
-    axes.set_ylabel(ylabel)
-    axes.legend(frameon=False, loc="best")
-    _tidy(axes)
-    return figure
-
-
-def plot_hypervolume(rows: Sequence[Row]) -> Figure:
-    """Show how the hypervolume of the front grew over the budget, stage by stage."""
-    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
-    axes = figure.subplots()
-    starts, end = [], 0.0
-    for stage, stage_rows in groupby(rows, key=lambda row: row.stage):
-        curve = [(row.num_samples_seen, row.hypervolume) for row in stage_rows if row.hypervolume is not None]
-        starts.append((stage, end))
-        axes.plot([spent for spent, _ in curve], [volume for _, volume in curve], ".-", color=BLUE)
-        end = curve[-1][0] if curve else end
-    _mark_stages(axes, axes, starts)
-    axes.set_xlabel("sample forwards")
-    axes.set_xlim(left=0.0)
-    axes.set_ylabel("hypervolume")
-    axes.xaxis.set_major_formatter(EngFormatter())
-    _tidy(axes)
+    tidy(axes, grid="x")
     return figure
 
 
@@ -168,13 +104,6 @@ def draw_run(
     return {name: to_png(figure) for name, figure in figures.items()}
 
 
-def to_png(figure: Figure) -> bytes:
-    """Render a figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
-    return buffer.getvalue()
-
-
 def _draw_weights(axes: Axes, weights: np.ndarray, num_bins: int) -> None:
     counts, edges = np.histogram(weights.astype(np.float64), bins=num_bins)
     axes.stairs(counts, edges, fill=True, color=BLUE)
@@ -184,7 +113,7 @@ def _draw_weights(axes: Axes, weights: np.ndarray, num_bins: int) -> None:
     axes.set_title(f"{len(weights):,} weights", loc="left")
     axes.set_xlabel("value of the weight")
     axes.set_ylabel(f"weights per bin ({num_bins} bins)")
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_blocks(axes: Axes, blocks: Blocking) -> None:
@@ -201,19 +130,4 @@ def _draw_blocks(axes: Axes, blocks: Blocking) -> None:
     axes.set_xlabel("block, without empty bins")
     axes.set_ylabel("weights per block")
     axes.legend(frameon=False, loc="upper left", markerscale=3)
-    _tidy(axes)
-
-
-def _mark_stages(searched: Axes, held_out: Axes, starts: Sequence[tuple[str, float]]) -> None:
-    for number, (stage, start) in enumerate(starts):
-        if number > 0:
-            for axes in (searched, held_out):
-                axes.axvline(start, color=GREY, lw=0.8, ls=":")
-        searched.annotate(stage, (start, 1.0), (2, 3), xycoords=searched.get_xaxis_transform(),
-                          textcoords="offset points", color=GREY)  # fmt: skip
-
-
-def _tidy(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#dddddd", lw=0.6)
-    axes.set_axisbelow(True)
+    tidy(axes)

@@ -1,0 +1,1 @@
+"""Which comparisons does the documentation rest on? All are run by `evohbde.compare`, and go on where they stopped."""

@@ -1,0 +1,1 @@
+"""Do interrupted runs go on as if nothing had happened?"""

@@ -1,0 +1,1 @@
+"""Are comparisons fair, complete and honest?"""

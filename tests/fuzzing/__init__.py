@@ -1,0 +1,1 @@
+"""Can anything that is passed in do harm? One hundred cases each; `--hypothesis-profile=fuzz` for ten thousand."""
