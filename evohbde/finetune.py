@@ -298,6 +298,8 @@ class _Monitor:
 
 def _resolve_preset(preset: str | Preset) -> Preset:
     if not isinstance(preset, str):
+        if not callable(getattr(preset, "run", None)):
+            raise TypeError(f"expected `preset` to be a name or an object with a method `run`, got {preset!r}")
         return preset
     if preset not in PRESETS:
         raise ValueError(f"unknown `preset` {preset!r}; known: {', '.join(PRESETS)}, or pass a preset object")

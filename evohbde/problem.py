@@ -94,6 +94,8 @@ class NetworkProblem(BaseProblem):
         batches = batches.to(device)
         check_outputs(model, batches.data)
         layout = layout or ParameterLayout(model)
+        if not isinstance(layout, ParameterLayout):
+            raise TypeError(f"expected `layout` to be a ParameterLayout, got {type(layout).__name__}")
         theta0 = layout.flatten(model)
         reduction = _as_reduction(reduction, theta0)
         found = resolve(objectives)

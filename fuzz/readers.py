@@ -152,7 +152,7 @@ SETTINGS_FILE = json.dumps(
 RUNS_FILE = json.dumps(
     {
         "searcher": "DE", "reduction": None, "seed": 0, "error": None, "best": 0.5, "held_out": {"accuracy": 0.5},
-        "trajectory": [[1, 0.5]],
+        "trajectory": [{"num_evaluations": 1, "best": 0.5}],
     }
 ).encode() + b"\n"  # fmt: skip
 

@@ -33,7 +33,8 @@ LAYERS = (
     {"gradient", "gate", "recalibrate", "reconstruct", "sensitivity", "preset_base", "hbde_2024", "staged", "finetune"}
     | {"gradient_searcher", "plots", "report", "rundir", "unfinished", "pruning", "compress", "recovery"},
     {"comparison", "references", "report_comparison"},
-    {"api", "progress", "compare_command", "tune", "prune_command", "resume", "report_command", "commands", "cli", "__main__"},
+    {"api", "progress", "tune", "prune_command", "resume", "report_command", "commands", "cli", "__main__"}
+    | {"compare_command"},
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 

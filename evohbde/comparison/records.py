@@ -116,7 +116,10 @@ def read_runs(directory: Path) -> dict[Job, dict[str, Any]]:
         wrong = [name for name, kind in _KEY_OF_RUN.items() if not isinstance(run[name], kind)]
         if wrong:
             raise ValueError(f"{path}, line {number}, is damaged: its {wrong[0]} is {run[wrong[0]]!r:.60}")
-        for row in (run, *run["trajectory"]):
+        rows = run["trajectory"]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and "best" in row for row in rows):
+            raise ValueError(f"{path}, line {number}, is damaged: its trajectory is {rows!r:.60}")
+        for row in (run, *rows):
             row["best"] = math.nan if row["best"] is None else row["best"]
         found[run["searcher"], run["reduction"], run["seed"]] = run
     return found

@@ -188,6 +188,8 @@ def prunable_layout(model: nn.Module, include: str | Sequence[str] | None = None
 
 def _resolve_preset(preset: str | PruningPreset) -> PruningPreset:
     if not isinstance(preset, str):
+        if not callable(getattr(preset, "run", None)):
+            raise TypeError(f"expected `preset` to be a name or an object with a method `run`, got {preset!r}")
         return preset
     if preset not in PRESETS:
         raise ValueError(f"unknown `preset` {preset!r}; known: {', '.join(PRESETS)}, or pass a preset object")

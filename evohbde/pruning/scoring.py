@@ -31,13 +31,18 @@ def check_objectives(objectives: ObjectiveLike | Sequence[ObjectiveLike]) -> lis
     """Return instances: first what is to be kept, then at least one objective of the weights, which is to fall.
 
     Raises:
-        ValueError: If the first does not judge outputs, or none judges weights.
+        ValueError: If the first does not judge outputs or has a teacher, or none judges weights.
     """
     found = resolve(objectives)
     if not isinstance(found[0], Objective):
         raise ValueError(
             f"the first of `objectives` must judge a network's outputs, got {found[0].name!r}: put 'error' or "
             "'cross_entropy' first"
+        )
+    if type(found[0]).for_data is not Objective.for_data:
+        raise ValueError(
+            f"the first of `objectives`, {found[0].name!r}, has no worst value that all samples share, which fronts are "
+            "measured from: put 'error' or 'cross_entropy' first; the default preset follows the network as given anyway"
         )
     if not any(isinstance(objective, WeightObjective) for objective in found):
         names = ", ".join(objective.name for objective in found)

@@ -159,6 +159,11 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
         stdev = torch.as_tensor(resolve_stdev(problem, stdev_init), device=problem.device, dtype=problem.dtype)
         if bool((stdev < 0).any()) or not bool(torch.isfinite(stdev).all()):
             raise ValueError(f"`stdev_init` must be finite and not negative, got {stdev_init}")
+        if stdev.shape not in ((), (1,), (problem.solution_length,)):
+            raise ValueError(
+                f"expected `stdev_init` to be a number or {problem.solution_length} of them, one per value, got shape "
+                f"{tuple(stdev.shape)}"
+            )
         values = center + stdev * self.randn(popsize, problem.solution_length)
         if isinstance(stdev_init, str):
             values[0] = center

@@ -51,8 +51,8 @@ class JDE(OneToOneSearcher):
         low, high = differential_weight_range
         if not 0 <= low <= high < float("inf"):
             raise ValueError(f"`differential_weight_range` must be (low, high) with 0 <= low <= high, got {low, high}")
-        if not 0 < differential_weight < float("inf"):
-            raise ValueError(f"`differential_weight` must be positive, got {differential_weight}")
+        if not 0 < differential_weight <= torch.finfo(torch.float32).max:
+            raise ValueError(f"`differential_weight` must be positive and fit into float32, got {differential_weight}")
         self.differential_weight_range = (low, high)
         self.tau1, self.tau2 = check_rate("tau1", tau1), check_rate("tau2", tau2)
         check_rate("crossover_rate", crossover_rate)

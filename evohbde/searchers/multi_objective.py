@@ -249,6 +249,8 @@ def _find_variation(problem: Problem, variation: str | Variation | None, box: Bo
 
 
 def _check_violation(problem: Problem, violation: Violation | int | None) -> Violation | int | None:
+    if not (violation is None or isinstance(violation, int) or callable(violation)):
+        raise TypeError(f"expected `violation` to be a function or the number of a column, got {violation!r}")
     if isinstance(violation, int) and not 0 <= violation < problem.eval_data_length:
         raise ValueError(
             f"`violation` {violation} must be a column of the evaluation data, of which there are "

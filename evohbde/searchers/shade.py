@@ -185,7 +185,7 @@ class LSHADE(MemorySearcher):
             popsize = max(4, 18 * int(getattr(problem, "solution_length", None) or 1))
         if not 4 <= min_popsize <= popsize:
             raise ValueError(f"`min_popsize` must lie between 4 and `popsize`={popsize}, got {min_popsize}")
-        if num_evaluations < popsize:
+        if not popsize <= num_evaluations < float("inf"):
             raise ValueError(
                 f"`num_evaluations` must cover the first population of {popsize}, got {num_evaluations}; "
                 "give a larger budget or a smaller `popsize`"

@@ -61,7 +61,9 @@ def said_by(result) -> list[object]:
     return [*facts, *((point.origin, point.kept, point.scores, point.bits.tolist()) for point in points)]
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "pruning as published" else []) for name in JOBS]
+)
 def test_wherever_it_dies_the_result_is_the_same_bit_for_bit(name, tmp_path, monkeypatch):
     job = JOBS[name]
     undisturbed = said_by(job())

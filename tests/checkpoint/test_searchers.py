@@ -17,7 +17,9 @@ from tests.checkpoint.programs import SEARCHERS, Killed, Noisy, blocks, die_at, 
 from tests.small_networks import digits, mlp
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("SHADE", "PGPE") else []) for name in SEARCHERS]
+)
 def test_wherever_it_dies_the_rest_of_the_run_is_the_same_bit_for_bit(name, tmp_path, monkeypatch):
     undisturbed = search(name, None)
     number, deaths = 1, 0

@@ -12,6 +12,7 @@ from torch import nn
 
 import evohbde
 from evohbde.data import TensorData
+from evohbde.distillation import Distillation
 from evohbde.objectives import Function
 from evohbde.pruning.allocated import AllocatedPruning
 from evohbde.pruning.baselines import uniform_magnitude_masks
@@ -149,6 +150,11 @@ MISTAKES = {
     "no budget": (lambda: pruned(num_evaluations=0), ValueError, "`num_evaluations` must be positive, got 0"),
     "nothing to prune": (lambda: prune(nn.Flatten(), two_classes(2)), ValueError, "can be pruned"),
     "no such tensor": (lambda: pruned(include="layer9.*"), ValueError, "no prunable tensor; there are: conv.weight"),
+    "a teacher": (
+        lambda: pruned(objectives=[Distillation(cnn()), "density"]),
+        ValueError,
+        r"'distillation', has no worst value.*put 'error'",
+    ),
     "no size": (lambda: pruned(objectives="error"), ValueError, "asks for fewer weights: add 'density'"),
     "other data": (lambda: prune(mlp(), two_classes(3)), ValueError, "the model fails"),
     "levels": (lambda: AllocatedPruning(levels=(0.5, 0.3)), ValueError, "`levels` must rise"),
