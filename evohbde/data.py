@@ -103,7 +103,7 @@ class Task:
 
 def seeded(seed: int) -> torch.Generator:
     """A generator of this seed on the CPU."""
-    if not isinstance(seed, Integral):
+    if not isinstance(seed, (int, Integral)):
         raise TypeError(f"expected `seed` to be an integer, got {seed!r}")
     return torch.Generator().manual_seed(int(seed))
 
@@ -151,7 +151,7 @@ class SuperBatches:
     ) -> None:
         if not isinstance(data, TensorData):
             raise TypeError(f"expected `data` to be a TensorData, got {type(data).__name__}: wrap it, TensorData(x, y)")
-        if not isinstance(size, Integral):
+        if not isinstance(size, (int, Integral)):
             raise TypeError(f"expected `size` to be a number of samples, got {size!r}")
         if size < 1:
             raise ValueError(f"`size` must be at least 1 sample, got {size}")
@@ -159,7 +159,7 @@ class SuperBatches:
             raise ValueError(f"`order` must be one of {', '.join(ORDERS)}, got {order!r}")
         if parents not in PARENT_POLICIES:
             raise ValueError(f"`parents` must be one of {', '.join(PARENT_POLICIES)}, got {parents!r}")
-        if advance != "generation" and (not isinstance(advance, Integral) or advance < 1):
+        if advance != "generation" and (not isinstance(advance, (int, Integral)) or advance < 1):
             raise ValueError(f"`advance` must be 'generation' or a number of evaluations >= 1, got {advance!r}")
         self.size = min(int(size), len(data))
         self.order, self.advance, self.parents = order, advance, parents

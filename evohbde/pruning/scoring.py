@@ -41,8 +41,9 @@ def check_objectives(objectives: ObjectiveLike | Sequence[ObjectiveLike]) -> lis
         )
     if type(found[0]).for_data is not Objective.for_data:
         raise ValueError(
-            f"the first of `objectives`, {found[0].name!r}, has no worst value that all samples share, which fronts are "
-            "measured from: put 'error' or 'cross_entropy' first; the default preset follows the network as given anyway"
+            f"the first of `objectives`, {found[0].name!r}, has no worst value that all samples share, which fronts "
+            "are measured from: put 'error' or 'cross_entropy' first; the default preset follows the network as given "
+            "anyway"
         )
     if not any(isinstance(objective, WeightObjective) for objective in found):
         names = ", ".join(objective.name for objective in found)
