@@ -79,26 +79,25 @@ def measure(network: str, seeds: list[int], sizes: Sizes) -> None:
     """All methods at all reductions, seed by seed; one table and one CSV per network."""
     rows: list[dict[str, object]] = []
     for seed in seeds:
-        rows += _Seed(network, seed, sizes).rows()
-        write_csv(f"pruning-{network}", rows)
+        _Seed(network, seed, sizes, rows).measure()
     options = f"--network {network} --seeds {seeds[0]}-{seeds[-1]} --num-evaluations {sizes.num_evaluations}"
     options += f" --images {sizes.images} --fresh {sizes.fresh} --test {sizes.test} --repair {sizes.repair}"
     publish(f"pruning-{network}", _table(rows), f"python -m benchmarks pruning {options}")
 
 
 class _Seed:
-    """All methods with one seed: its images and its searches."""
+    """All methods with one seed: its images and its searches; what is found is kept at once."""
 
-    def __init__(self, network: str, seed: int, sizes: Sizes) -> None:
+    def __init__(self, network: str, seed: int, sizes: Sizes, found: list[dict[str, object]]) -> None:
         self.network, self.seed, self.sizes = network, seed, sizes
         per_class = {"train_per_class": -(-3 * sizes.images // 10), "validation_per_class": sizes.fresh // 10}
         task = NETWORKS[network](seed=seed, test_per_class=sizes.test // 10, **per_class)
         assert task.validation is not None and task.test is not None
         self.train, self.fresh, self.test = task.train, task.validation, task.test
         self.scorer = MaskScorer(task.model, prunable_layout(task.model), task.train.num_classes)
-        self.found: list[dict[str, object]] = []
+        self.found = found
 
-    def rows(self) -> list[dict[str, object]]:
+    def measure(self) -> None:
         """Run everything; the published method shares its phase 1."""
         self._add("unpruned", 0.0, self.scorer.model)
         self._magnitudes()
@@ -121,7 +120,6 @@ class _Seed:
         self._front(SEARCHED, [point for point in as_given if point.origin not in (GLOBAL, UNIFORM)], searched)
         self._front(GIVEN, as_given, searched)
         self._repaired(self._front(OURS, points, job.history.num_samples_seen))
-        return self.found
 
     def _job(self) -> PruningJob:
         return PruningJob(self.scorer, self.train, self.sizes.num_evaluations, None, self.seed, History())
@@ -202,6 +200,7 @@ class _Seed:
                 "num_samples": round(num_samples),
             }
         )
+        write_csv(f"pruning-{self.network}", self.found)
         wanted = reduction if isinstance(reduction, str) else f"{reduction:.0%}"
         print(f"seed {self.seed}, {method}, {wanted}: kept {kept:.3f}, accuracy {accuracy:.4f}", flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from copy import deepcopy
 
 import torch
@@ -22,7 +23,7 @@ class Reconstructor:
     From the first layer to the last, the weights that are not zero become those of a least-squares fit: what the layer
     puts out for what it is now given comes as near as it can to what the unpruned layer puts out for what that is
     given. Zeros stay zero. In closed form, without gradients or labels. Two-dimensional convolutions without groups and
-    linear layers are fitted, and only where they have zeros; all else stays as it is.
+    linear layers are fitted, if they have zeros and samples pass them once; all else stays as it is.
 
     Args:
         reference: The unpruned network; copied, and run once on `x` when the first network is fitted.
@@ -33,7 +34,7 @@ class Reconstructor:
         seed: Seed of the draw.
 
     Attributes:
-        num_samples: Sample forwards so far: `n`, and for each network `n` per fitted layer.
+        num_samples: Sample forwards so far: `n`, and for each network `n` per fitted layer, though these end there.
 
     Raises:
         ValueError: If `ridge` or `max_rows` is not positive.
@@ -52,6 +53,8 @@ class Reconstructor:
         self.x, self.ridge, self.max_rows, self.seed = x, ridge, max_rows, seed
         self.num_samples = len(x)
         self._reference: nn.Module | None = deepcopy(reference).eval()
+        self._names = {name for name, _ in _layers(reference)}
+        self._num_batches = -(-len(x) // BATCH_SIZE)
         self._rows: dict[str, list[Tensor]] = {}
         self._wanted: dict[str, list[Tensor]] = {}
 
@@ -69,11 +72,12 @@ class Reconstructor:
         for name, layer in _layers(found):
             if not bool((layer.weight == 0).any()) or not bool(layer.weight.any()):
                 continue
-            if name not in self._wanted:
+            if name not in self._names:
                 raise ValueError(
-                    f"the unpruned network has no layer {name!r} that its samples pass through, or it cannot be "
-                    "fitted: give the network before it was pruned"
+                    f"the unpruned network has no layer {name!r} of this kind: give the network before it was pruned"
                 )
+            if len(self._wanted.get(name, ())) != self._num_batches:
+                continue  # what is passed several times or never, as by attention's fused kernels, has no one input
             gram, cross = self._moments(found, name, layer)
             _fit(layer, gram, cross, self.ridge)
             self.num_samples += len(self.x)
@@ -107,14 +111,20 @@ class Reconstructor:
             given = _inputs(layer, inputs[0])[rows]
             gram.add_(given.mT @ given)
             cross.add_(given.mT @ wanted)
+            raise _Reached
 
         handle = layer.register_forward_pre_hook(add)
         try:
             for batch in self.x.split(BATCH_SIZE):
-                network(batch)
+                with suppress(_Reached):
+                    network(batch)
         finally:
             handle.remove()
         return gram, cross
+
+
+class _Reached(Exception):  # noqa: N818, nothing is wrong
+    """What lies behind this layer need not be computed."""
 
 
 def _layers(network: nn.Module) -> list[tuple[str, Layer]]:

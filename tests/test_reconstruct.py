@@ -137,8 +137,31 @@ def test_a_layer_that_the_unpruned_network_lacks_is_named():
     torch.manual_seed(0)
     fit = Reconstructor(nn.Sequential(nn.Linear(4, 4)), torch.randn(8, 4))
     other = pruned(nn.Sequential(nn.ReLU(), nn.Linear(4, 4)), 0.5)
-    with pytest.raises(ValueError, match=r"no layer '1'.*before it was pruned"):
+    with pytest.raises(ValueError, match=r"no layer '1' of this kind.*before it was pruned"):
         fit(other)
+
+
+class Twice(nn.Module):
+    """A layer that is passed twice, one that is not passed, one that is."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared, self.idle, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.shared(self.shared(x).relu()).relu())
+
+
+def test_layers_that_are_not_passed_once_stay_as_they_are():
+    torch.manual_seed(5)
+    network = Twice()
+    smaller = pruned(network, 0.5)
+    fit = Reconstructor(network, torch.randn(120, 6))
+    fitted = fit(smaller)
+    assert torch.equal(fitted.shared.weight, smaller.shared.weight)
+    assert torch.equal(fitted.idle.weight, smaller.idle.weight)
+    assert not torch.equal(fitted.head.weight, smaller.head.weight)
+    assert fit.num_samples == 240
 
 
 @pytest.mark.parametrize("option", ["ridge", "max_rows"])
