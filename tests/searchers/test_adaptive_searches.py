@@ -163,7 +163,7 @@ def test_other_precisions_than_float32(name, dtype):
         (lambda p: JDE(p, popsize=3), r"`popsize` must be at least 4, got 3"),
         (lambda p: JDE(p, tau1=1.1), r"`tau1` must lie in \[0, 1\], got 1\.1"),
         (lambda p: JDE(p, crossover_rate=-1), r"`crossover_rate` must lie in \[0, 1\]"),
-        (lambda p: JDE(p, differential_weight=0), r"`differential_weight` must be positive, got 0"),
+        (lambda p: JDE(p, differential_weight=0), r"`differential_weight` must be positive.*got 0"),
         (lambda p: JDE(p, differential_weight_range=(1, 0.1)), r"`differential_weight_range` must be \(low, high\)"),
         (lambda p: JADE(p, pbest_rate=2), r"`pbest_rate` must lie in \[0, 1\], got 2"),
         (lambda p: JADE(p, learning_rate=float("nan")), r"`learning_rate` must lie in \[0, 1\], got nan"),
