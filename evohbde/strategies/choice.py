@@ -17,7 +17,7 @@ from torch import Tensor
 
 from evohbde.reductions import Reduction
 from evohbde.stages import PROBE_SAMPLES, pieces
-from evohbde.strategies.batched import Batched
+from evohbde.strategies.batched import Batched, group_bytes
 from evohbde.strategies.folded import Folded
 from evohbde.strategies.graphs import Graphs
 from evohbde.strategies.precision import computing
@@ -118,7 +118,7 @@ def choose(
     views = Views(working, reduction)
     proved: dict[str, Strategy] = {"views": views}
     deviations = {} if precision == "float32" else {precision: _rounding(precision, views, probe)}
-    for other in NAMES[2:] if name == "auto" else {name} - {"views"}:
+    for other in _worth_trying(working, features) if name == "auto" else {name} - {"views"}:
         strategy, deviation = _prove(other, views, probe)
         if strategy is not None:
             strategy.compute_in(precision)
@@ -127,13 +127,18 @@ def choose(
             raise ValueError(f"`strategy` {name!r} cannot run this network: {_reason(name, deviation)}; use 'auto'")
     if name != "auto":
         return proved[name], Choice(name, deviations=deviations)
-    if len(features) > MOST_SAMPLES:
-        proved.pop("vmap", None)
     signature = _signature(views, batch_size, features, precision, list(proved)) if len(proved) > 1 else ""
     ratios = _ratios(proved, batch_size, z, features, precision, signature) if signature else {"views": 1.0}
     best = min(ratios, key=lambda other: ratios[other])
     best = best if ratios[best] <= ADVANTAGE else "views"
     return proved[best], Choice(best, ratios, deviations, signature=signature)
+
+
+def _worth_trying(working: Working, features: Tensor) -> list[str]:
+    """All but `vmap` where it has never been faster: many samples, or weights of which only one candidate fits."""
+    weight_bytes = working.theta.numel() * working.theta.element_size()
+    is_small = len(features) <= MOST_SAMPLES and 2 * weight_bytes <= group_bytes(working.theta.device)
+    return [name for name in NAMES[2:] if name != "vmap" or is_small]
 
 
 def _prove(name: str, views: Views, probe: Tensor) -> tuple[Strategy | None, float]:
