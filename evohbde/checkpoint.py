@@ -20,10 +20,15 @@ from torch import Tensor, nn
 
 from evohbde.data import TensorData
 from evohbde.journal import SECONDS_BETWEEN_SYNCS, Answer, Journal, activated, digest, recorded
+from evohbde.objectives import Objective, WeightObjective
 from evohbde.record import as_plain, package_versions
+from evohbde.reductions import Reduction
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """What the text of a function or an object has that changes from process to process."""
+
+DESCRIBED_SAMPLES = 16
+"""What an objective is recognised by: its score on so many samples."""
 
 
 @contextmanager
@@ -73,6 +78,35 @@ def describe_network(network: nn.Module) -> str:
 def describe_data(data: TensorData | None) -> str | None:
     """Size and hash of samples and labels."""
     return None if data is None else f"{len(data):,} samples ({digest(data.x, data.y)})"
+
+
+def describe_reduction(reduction: Reduction) -> str:
+    """Type, sizes and what becomes of two vectors: equal centres do not make equal reductions."""
+    step = torch.cos(torch.arange(reduction.dim, dtype=reduction.center.dtype)).to(reduction.device)
+    with torch.no_grad():
+        found = [reduction.expand(z) for z in (reduction.center, reduction.center + step)]
+    return f"{type(reduction).__name__}, {reduction.dim:,} of {reduction.full_dim:,} ({digest(*found)})"
+
+
+def describe_objectives(
+    objectives: Sequence[Objective | WeightObjective], network: nn.Module, theta: Tensor, data: TensorData
+) -> list[str]:
+    """Name, sense and score of a network on a few samples, which tells teachers, temperatures and averages apart.
+
+    Args:
+        objectives: As they judge the data.
+        network: In evaluation mode.
+        theta: Its searched weights, `(D,)`.
+        data: All samples; the first few are used, and counted nowhere.
+    """
+    rows = slice(0, DESCRIBED_SAMPLES)
+    with torch.no_grad():
+        logits, labels = network(data.x[rows])[None], data.y[rows]
+        scores = [
+            one(theta) if isinstance(one, WeightObjective) else one.for_rows(rows)(logits, labels)[0]
+            for one in objectives
+        ]
+    return [f"{one.name}, {one.sense}, {float(score):.4g}" for one, score in zip(objectives, scores, strict=True)]
 
 
 def describe_job(

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from evohbde.actors import on_own_card
-from evohbde.checkpoint import describe_data, describe_network
+from evohbde.checkpoint import describe_data, describe_network, describe_objectives, describe_reduction
 from evohbde.data import SuperBatches, TensorData
 from evohbde.evaluator import REPORTED, NetworkEvaluator, check_outputs, score
-from evohbde.journal import digest
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import ObjectiveLike, resolve
 from evohbde.problem_base import BaseProblem
@@ -246,13 +245,13 @@ class NetworkProblem(BaseProblem):
 
     def fingerprint(self) -> dict[str, object]:
         """What decides the scores, as far as it can be told."""
-        reduction = f"{type(self.reduction).__name__}({digest(self.reduction.center)})"
+        data = self.batches.data
         return {
             "network": describe_network(self._model),
-            "data": describe_data(self.batches.data),
+            "data": describe_data(data),
             "batches": repr(self.batches),
-            "objectives": list(self.objective_names),
-            "reduction": reduction,
+            "objectives": describe_objectives(self._evaluator.objectives, self._model, self.decode(self.center), data),
+            "reduction": describe_reduction(self.reduction),
             "pull": self.pull,
         }
 
@@ -345,6 +344,11 @@ class ReducedProblem(BaseProblem):
         full = self.reduction.expand(values.as_subclass(Tensor))
         lower, upper = self.problem.lower_bounds, self.problem.upper_bounds
         return full if lower is None or upper is None else full.clamp(lower, upper)
+
+    def fingerprint(self) -> dict[str, object]:
+        """What decides the scores, as far as it can be told."""
+        inner = {"inner": type(self.problem).__name__, **getattr(self.problem, "fingerprint", dict)()}
+        return {**inner, "reduction": [inner.get("reduction"), describe_reduction(self.reduction)]}
 
     def _evaluate_batch(self, batch: SolutionBatch) -> None:
         z = batch.access_values(keep_evals=True).as_subclass(Tensor)

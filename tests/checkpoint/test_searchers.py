@@ -8,13 +8,13 @@ import torch
 from evotorch.algorithms import PGPE, SNES
 from torch import Tensor
 
-from evohbde import NetworkProblem, ReducedProblem, run_until
+from evohbde import Distillation, NetworkProblem, ReducedProblem, run_until
 from evohbde.checkpoint import Checkpointer
 from evohbde.evaluator import NetworkEvaluator
-from evohbde.reductions import RandomProjection
+from evohbde.reductions import Identity, RandomBlocking, RandomProjection
 from evohbde.searchers import DE
 from tests.checkpoint.programs import SEARCHERS, Killed, Noisy, blocks, die_at, raced, said_by, search
-from tests.small_networks import digits, mlp
+from tests.small_networks import cnn, digits, mlp
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,45 @@ def test_another_network_or_other_data_are_named(tmp_path):
         attach(other, digits())
     with pytest.raises(ValueError, match=r"`data` was '120 samples .* and is '119 samples"):
         attach(mlp(), digits(119))
+
+
+def one_generation(problem, folder):
+    searcher = DE(problem, popsize=8)
+    with Checkpointer(searcher, folder):
+        searcher.run(1)
+
+
+@pytest.mark.parametrize("other", [{"teacher": mlp}, {"temperature": 3.0}, {"alpha": 0.5}], ids=str)
+def test_another_teacher_temperature_or_mixture_is_named(other, tmp_path):
+    def follow(teacher=cnn, **options):
+        teaching = Distillation(teacher(), **options)
+        one_generation(NetworkProblem(mlp(), digits(), teaching, reduction=blocks, seed=1), tmp_path)
+
+    follow()
+    with pytest.raises(ValueError, match="is that of another run: `objectives` was"):
+        follow(**other)
+    follow()
+
+
+def test_other_blocks_of_the_same_number_and_centre_are_named(tmp_path):
+    def attach(seed, make):
+        def random_blocks(theta):
+            return RandomBlocking(theta, num_blocks=20, generator=torch.Generator().manual_seed(seed))
+
+        one_generation(make(random_blocks), tmp_path / make.__name__)
+
+    def direct(reduction):
+        return NetworkProblem(mlp(), digits(), reduction=reduction, seed=1)
+
+    def outside(reduction):
+        full = NetworkProblem(mlp(), digits(), reduction=Identity, seed=1)
+        return ReducedProblem(full, reduction(full.center), seed=1)
+
+    for make in (direct, outside):
+        attach(0, make)
+        with pytest.raises(ValueError, match="is that of another run: `reduction` was"):
+            attach(1, make)
+        attach(0, make)
 
 
 def test_where_nothing_can_be_recorded_it_says_so(tmp_path):
