@@ -195,3 +195,12 @@ def check_mode(mode: str) -> None:
         raise ValueError(
             f"`mode` must be 'replace' (theta = z[block]) or 'offset' (theta = theta0 + z[block]), got {mode!r}"
         )
+
+
+def check_generator(generator: torch.Generator | None) -> torch.Generator:
+    """The given one; None becomes a new one with seed 0."""
+    if generator is None:
+        return torch.Generator().manual_seed(0)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"expected `generator` to be a torch.Generator or None, got {type(generator).__name__}")
+    return generator

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evohbde.reductions.base import Reduction, check_mode, check_range, check_weights
+from evohbde.reductions.base import Reduction, check_generator, check_mode, check_range, check_weights
 from evohbde.reductions.binning import (
     BlockSummary,
     compact,
@@ -26,6 +26,14 @@ class Blocking(Reduction):
     Mode `"replace"`: `theta = z[block]`, a weight takes its block's value (the paper); the start is the block means.
     Mode `"offset"`: `theta = theta0 + z[block]`, a block moves as one and keeps what lies inside it; the start is zero.
 
+    Args:
+        theta0: Weights to tie, `(D,)`.
+        ids: Number of each weight's block, `(D,)`, integers >= 0; those that no weight has are left out.
+        mode: See above.
+
+    Raises:
+        TypeError, ValueError: If an argument is not as described.
+
     Attributes:
         block: Block of each weight, `(D,)`, int32. Weights in no block (only `rule="authors"`) hold the value `d`.
         counts: Weights per block, `(d,)`, int64.
@@ -43,11 +51,13 @@ class Blocking(Reduction):
     mode: str
     has_unassigned: bool
 
-    def __init__(self, theta0: Tensor, ids: np.ndarray, mode: str, summary: BlockSummary | None = None) -> None:
-        check_mode(mode)
-        self._set(theta0, ids, summary or summarise(_as_numpy(theta0), ids), mode)
+    def __init__(self, theta0: Tensor, ids: np.ndarray, mode: str) -> None:
+        theta0 = check_weights(theta0)
+        self._tie(theta0, compact(_check_ids(ids, theta0.numel())), mode)
 
-    def _set(self, theta0: Tensor, ids: np.ndarray, summary: BlockSummary, mode: str) -> None:
+    def _tie(self, theta0: Tensor, ids: np.ndarray, mode: str, summary: BlockSummary | None = None) -> None:
+        check_mode(mode)
+        summary = summary or summarise(_as_numpy(theta0), ids)
         device, dtype = theta0.device, theta0.dtype
         self.mode = mode
         self.dim, self.full_dim = len(summary.counts), theta0.numel()
@@ -139,12 +149,12 @@ class HistogramBlocking(Blocking):
         weights = _as_numpy(theta0)
         if rule == "closed":
             ids, summary = histogram_blocks(weights, num_bins, _group_ids(groups, theta0), span)
-            super().__init__(theta0, ids, mode, summary)
+            self._tie(theta0, ids, mode, summary)
             return
         keys = histogram_bins(weights, num_bins)
         # In the published half-open bins only the maximum itself reaches the last edge.
         keys[weights == weights.max()] = num_bins - 1
-        super().__init__(theta0, compact(keys), mode)
+        self._tie(theta0, compact(keys), mode)
         self._drop_last_block()
 
     def _drop_last_block(self) -> None:
@@ -169,7 +179,7 @@ class QuantileBlocking(Blocking):
         weights = _as_numpy(theta0)
         first = np.arange(num_blocks, dtype=np.int64) * weights.size // num_blocks
         edges = np.sort(weights)[first]
-        super().__init__(theta0, compact(sorted_bins(weights, edges[1:])), mode)
+        self._tie(theta0, compact(sorted_bins(weights, edges[1:])), mode)
 
 
 class KMeansBlocking(Blocking):
@@ -190,7 +200,7 @@ class KMeansBlocking(Blocking):
         weights = _as_numpy(theta0)
         centroids = _cluster(weights, num_blocks, seed)
         borders = (centroids[1:] + centroids[:-1]) / 2
-        super().__init__(theta0, compact(sorted_bins(weights.astype(np.float64), borders)), mode)
+        self._tie(theta0, compact(sorted_bins(weights.astype(np.float64), borders)), mode)
 
 
 class RandomBlocking(Blocking):
@@ -208,9 +218,21 @@ class RandomBlocking(Blocking):
     ) -> None:
         theta0 = check_weights(theta0)
         _check_count("num_blocks", num_blocks, theta0.numel())
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = check_generator(generator)
         order = torch.randperm(theta0.numel(), generator=generator, device=generator.device).cpu()
-        super().__init__(theta0, (order % num_blocks).to(torch.int32).numpy(), mode)
+        self._tie(theta0, (order % num_blocks).to(torch.int32).numpy(), mode)
+
+
+def _check_ids(ids: np.ndarray, num_weights: int) -> np.ndarray:
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
+        found = f"{ids.dtype} numbers" if isinstance(ids, np.ndarray) else type(ids).__name__
+        raise TypeError(f"expected `ids` to be a NumPy array of integers, the block of each weight, got {found}")
+    if ids.shape != (num_weights,) or ids.min() < 0:
+        raise ValueError(
+            f"expected `ids` of shape ({num_weights},), one number of 0 or more per weight, got shape {ids.shape}"
+            + (f" and a smallest number of {ids.min()}" if ids.size else "")
+        )
+    return ids
 
 
 def _as_numpy(theta0: Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evohbde.reductions.base import Reduction, Shapes, check_shapes, check_weights, start_width
+from evohbde.reductions.base import Reduction, Shapes, check_generator, check_shapes, check_weights, start_width
 
 
 class _Piece(NamedTuple):
@@ -87,7 +87,7 @@ class LowRank(Reduction):
         self.include_vectors = include_vectors
         if all(piece.rank == 0 for piece in self._pieces()):
             raise ValueError("no tensor in `shapes` has two dimensions or more, so none has a rank: use Subspace")
-        self._set_start(generator or torch.Generator().manual_seed(0))
+        self._set_start(check_generator(generator))
 
     def _set_start(self, generator: torch.Generator) -> None:
         starts, centers, widths = [], [], []

@@ -7,7 +7,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from evohbde.reductions.base import Reduction, check_weights, start_width
+from evohbde.reductions.base import Reduction, check_generator, check_weights, start_width
 
 DENSE_BYTES = 2 << 30
 """A dense projection beyond this size is refused: the sparse one does the same work."""
@@ -62,7 +62,7 @@ class RandomProjection(Reduction):
             raise ValueError(
                 f"a dense projection of {size:,} weights to {dim:,} values needs more than 2 GiB: pass num_nonzeros=3"
             )
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = check_generator(generator)
         self.theta0, self.dim, self.full_dim, self.num_nonzeros = theta0, dim, size, num_nonzeros
         self.center = theta0.new_zeros(dim)
         width = start_width(theta0) * (size / dim) ** 0.5

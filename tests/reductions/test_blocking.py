@@ -18,6 +18,7 @@ from evohbde.reductions import (
     KMeansBlocking,
     QuantileBlocking,
     RandomBlocking,
+    RandomProjection,
     Reduction,
 )
 
@@ -314,6 +315,35 @@ def test_more_blocks_than_weights_are_refused(build):
 def test_bad_options_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         HistogramBlocking(bell(100), **arguments)
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=5, max_size=5))
+def test_blocks_by_hand_are_numpys_groups_in_the_order_of_their_numbers(numbers):
+    blocks = Blocking(HAND[:5], np.array(numbers), "replace")
+    known, groups = np.unique(numbers, return_inverse=True)
+    means = np.bincount(groups, HAND[:5].numpy()) / np.bincount(groups)
+    assert blocks.dim == len(known)
+    np.testing.assert_allclose(blocks.expand(blocks.center).numpy(), means[groups], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        (None, TypeError, "`ids` to be a NumPy array of integers, .* got NoneType"),
+        (np.zeros(5), TypeError, "`ids` to be a NumPy array of integers, .* got float64 numbers"),
+        (np.zeros(4, dtype=int), ValueError, r"`ids` of shape \(5,\), .* got shape \(4,\)"),
+        (np.array([0, 1, -1, 0, 0]), ValueError, "0 or more .* smallest number of -1"),
+    ],
+)
+def test_blocks_by_hand_that_do_not_fit_are_refused(ids, error, message):
+    with pytest.raises(error, match=message):
+        Blocking(HAND[:5], ids, "replace")
+
+
+@pytest.mark.parametrize("kind", [RandomBlocking, RandomProjection])
+def test_a_number_is_no_generator(kind):
+    with pytest.raises(TypeError, match="`generator` to be a torch.Generator or None, got int"):
+        kind(HAND, 3, generator=1)
 
 
 def test_authors_rule_needs_weights_that_differ():
