@@ -342,7 +342,7 @@ def test_blocks_by_hand_that_do_not_fit_are_refused(ids, error, message):
 
 @pytest.mark.parametrize("kind", [RandomBlocking, RandomProjection])
 def test_a_number_is_no_generator(kind):
-    with pytest.raises(TypeError, match="`generator` to be a torch.Generator or None, got int"):
+    with pytest.raises(TypeError, match=r"`generator` to be a torch\.Generator or None, got int"):
         kind(HAND, 3, generator=1)
 
 
