@@ -1,8 +1,9 @@
 """Is a run that was killed, wherever it was, the same in the end as one that never was?
 
-Each trial starts `evohbde tune` or `evohbde prune` in a process of its own and ends it by SIGKILL, as `kill -9` does:
-at a random moment, within a write to the checkpoint, or before a random operation on files. What is left is resumed,
-which may be killed again, and the final directory is compared with that of an undisturbed run. Figures are left out,
+Each trial starts `evohbde tune`, `prune` or `compare` in a process of its own and ends it by SIGKILL, as `kill -9`
+does: at a random moment, within a write to the checkpoint, or before a random operation on files. What is left is
+resumed, which may be killed again, and the final directory is compared with that of an undisturbed run. A comparison
+that has workers is killed with them, or without, so that what goes on meets those that are left. Figures are left out,
 which would take most of the time.
 """
 
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +25,24 @@ from typer.testing import CliRunner
 
 from benchmarks.tables import markdown, publish, write_csv
 from evohbde.cli import app
+from evohbde.comparison.records import RUNS, SETTINGS
 from evohbde.journal import Journal
 from evohbde.rundir import CHECKPOINT, JOB, RECORD
 
+COMPARE = (
+    "compare", "problems.digits:shifted_mlp", "--searcher", "DE", "--searcher", "evotorch.algorithms:SNES",
+    "--seeds", "0-1", "--num-evaluations", "300",
+)  # fmt: skip
 COMMANDS = {
     "tune": ("tune", "problems.digits:shifted_mlp", "--num-evaluations", "600", "--no-adam"),
     "prune": ("prune", "problems.digits:shifted_mlp", "--num-evaluations", "300"),
+    "compare": (*COMPARE, "--num-workers", "1"),
+    "compare, 2 workers": (*COMPARE, "--num-workers", "2"),
 }
 WAYS = ("at a random moment", "within a write", "before a file operation")
+ORPHANED = "at a random moment, but not its workers"
 DIFFERENT = ("seconds", "environment")
-"""Keys of the record that tell when and how long; the column `seconds` of the history does too."""
+"""Keys of records that tell when and how long; the column `seconds` of the history does too."""
 
 AGAIN = 0.4
 """How often what is resumed is killed too."""
@@ -58,7 +68,7 @@ def measure(times: int, seed: int = 0) -> None:
     """Kill both commands so many times, and publish what became of it."""
     rows = [row for command in COMMANDS for row in trials(command, times, seed)]
     write_csv("kill", rows)
-    cells = [_summary(command, way, rows) for command in COMMANDS for way in WAYS]
+    cells = [_summary(command, way, rows) for command in COMMANDS for way in ways_of(command)]
     header = ["command", "killed", "kills", "torn ends", "runs", "equal to the undisturbed run"]
     publish("kill", markdown(header, cells), f"python -m benchmarks kill --times {times}")
 
@@ -69,6 +79,11 @@ def _summary(command: str, way: str, rows: list[dict[str, object]]) -> list[str]
     return [command, way, str(kills), str(torn), str(len(mine)), str(sum(bool(row["equal"]) for row in mine))]
 
 
+def ways_of(command: str) -> tuple[str, ...]:
+    """How it is killed: what workers of its own do is out of this process's reach."""
+    return (WAYS[0], ORPHANED) if "workers" in command else WAYS
+
+
 def trials(command: str, times: int, seed: int) -> list[dict[str, object]]:
     """Run a command until it was killed so many times, in all three ways by turns; one row per run."""
     generator = random.Random(seed)
@@ -77,7 +92,7 @@ def trials(command: str, times: int, seed: int) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = _undisturbed(command, Path(folder) / "run")
         while (kills := sum(int(str(row["kills"])) for row in rows)) < times:
-            way = WAYS[len(rows) % len(WAYS)]
+            way = ways_of(command)[len(rows) % len(ways_of(command))]
             counts = _trial(command, way, Path(folder), undisturbed, generator)
             rows.append({"command": command, "way": way, **counts})
             print(f"{command}: {kills + counts['kills']} of {times} kills, {way}, {counts}", flush=True)
@@ -97,10 +112,12 @@ def _trial(
         if not resumes and (directory / RECORD).exists():
             break
         prepare, seconds = _sentence(way, undisturbed, generator) if is_disturbed else (_live, None)
-        is_killed, printed = _run(words, prepare, seconds)
+        is_killed, printed = _run(words, prepare, seconds, with_workers=way != ORPHANED)
         kills += is_killed
         torn += "is cut short or damaged" in printed
-        is_disturbed = is_killed and generator.random() < AGAIN
+        if not is_killed:
+            break
+        is_disturbed = generator.random() < AGAIN
     is_clean = not [path for path in directory.iterdir() if path.name.startswith(".")]
     return {"kills": kills, "torn": torn, "equal": is_clean and contents(directory) == undisturbed.contents}
 
@@ -109,7 +126,7 @@ def _sentence(
     way: str, undisturbed: Undisturbed, generator: random.Random
 ) -> tuple[Callable[[], object], float | None]:
     """What a process does before it runs so that it dies, or the seconds after which it is killed."""
-    if way == WAYS[0]:
+    if way in (WAYS[0], ORPHANED):
         return _live, generator.uniform(0, undisturbed.seconds)
     if way == WAYS[1]:
         number, share = generator.randrange(undisturbed.num_writes), generator.random()
@@ -161,11 +178,14 @@ def _die_before_operation(number: int) -> None:
     _on_operations(react)
 
 
-def _run(words: tuple[str, ...], prepare: Callable[[], object], seconds: float | None) -> tuple[bool, str]:
+def _run(
+    words: tuple[str, ...], prepare: Callable[[], object], seconds: float | None, *, with_workers: bool = True
+) -> tuple[bool, str]:
     """Run a command in a process of its own, and kill it after so many seconds; whether it died, and what it said."""
     with tempfile.TemporaryFile() as output:
         child = os.fork()
         if child == 0:
+            os.setpgid(0, 0)
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
             prepare()
@@ -175,6 +195,9 @@ def _run(words: tuple[str, ...], prepare: Callable[[], object], seconds: float |
         if seconds is not None:
             time.sleep(seconds)
             os.kill(child, signal.SIGKILL)
+            if with_workers:
+                with suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         output.seek(0)
         printed = output.read().decode(errors="replace")
@@ -219,16 +242,25 @@ def _undisturbed(command: str, directory: Path) -> Undisturbed:
 def contents(directory: Path) -> dict[str, object]:
     """What the files of a run directory say, but for times; figures and the report are drawn from these.
 
+    Workers finish in any order, so runs of a comparison are sorted.
+
     A checkpoint that a finished run still has, because it was killed while it removed it, is in nobody's way.
     """
     found: dict[str, object] = {"names": sorted({path.name for path in directory.iterdir()} - {CHECKPOINT})}
     for path in directory.iterdir():
-        if path.name == RECORD:
-            record = json.loads(path.read_text())
-            found[path.name] = {name: value for name, value in record.items() if name not in DIFFERENT}
+        if path.name in (RECORD, SETTINGS):
+            found[path.name] = _timeless(json.loads(path.read_text()))
         elif path.name == "history.csv":
             rows = list(csv.DictReader(path.open(newline="")))
             found[path.name] = [{name: row[name] for name in row if name != "seconds"} for row in rows]
+        elif path.name == RUNS:
+            found[path.name] = sorted(json.dumps(_timeless(json.loads(line))) for line in path.open())
         elif path.suffix in (".safetensors", ".csv"):
             found[path.name] = path.read_bytes()
     return found
+
+
+def _timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _timeless(one) for name, one in value.items() if name not in DIFFERENT}
+    return [_timeless(one) for one in value] if isinstance(value, list) else value

@@ -7,7 +7,6 @@ compared with what an undisturbed run of the same seed left.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -47,8 +46,6 @@ while True:
     del block
     time.sleep(chance.random() / 2)
 """
-
-TIMING = ("seconds", "environment", "command")
 
 
 def measure(minutes: float, seed: int) -> None:
@@ -93,7 +90,7 @@ def _run(command: str, seed: int, chance: random.Random | None) -> tuple[object,
         if status:
             print((Path(folder) / "log").read_text()[-2_000:], flush=True)
             return None, num_stops
-        return (_compared(out) if command == "compare" else contents(out)), num_stops
+        return contents(out), num_stops
 
 
 def _disturb(process: subprocess.Popen[bytes], chance: random.Random) -> int:
@@ -118,15 +115,3 @@ def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def _compared(directory: Path) -> list[str]:
-    """The runs of a comparison but for times, in any order, since workers finish in any."""
-    lines = (directory / "runs.jsonl").read_text().splitlines()
-    return sorted(json.dumps(_without_times(json.loads(line)), sort_keys=True) for line in lines)
-
-
-def _without_times(value: object) -> object:
-    if isinstance(value, dict):
-        return {name: _without_times(one) for name, one in value.items() if name not in TIMING}
-    return [_without_times(one) for one in value] if isinstance(value, list) else value

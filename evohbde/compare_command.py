@@ -19,8 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from evohbde.comparison import Comparison, compare
+from evohbde.durable import write_whole
 from evohbde.references import parse_settings
+from evohbde.rundir import JOB
 from evohbde.tune import check_device
+from evohbde.unfinished import Job
 
 MANY_VERDICTS = 12
 """Sentences shown at most; all are in the report."""
@@ -87,7 +90,7 @@ def run_compare(request: CompareRequest, out: Console, messages: Console) -> Com
     try:
         found = _compare(request, messages)
     except KeyboardInterrupt:
-        kept = f"finished runs are in {request.directory}; the same command goes on from there"
+        kept = f"finished runs are in {request.directory}; the same command, or evohbde resume, goes on from there"
         messages.print(f"Interrupted: {kept}", markup=False, highlight=False, soft_wrap=True)
         return None
     out.print(result_table(found))
@@ -97,8 +100,16 @@ def run_compare(request: CompareRequest, out: Console, messages: Console) -> Com
 
 
 def _compare(request: CompareRequest, messages: Console) -> Comparison:
+    words = {name: value for name, value in vars(request).items() if name not in ("out", "overwrite")}
+    job = Job("compare", words)
     with _Progress(messages, request.reference, is_quiet=request.quiet) as progress:
-        return compare(
+
+        def on_run(run: Mapping[str, Any] | None, found: Comparison) -> None:
+            if run is None:
+                write_whole(request.directory / JOB, job.to_json())
+            progress.on_run(run, found)
+
+        found = compare(
             request.reference,
             request.searchers,
             num_evaluations=request.num_evaluations,
@@ -113,8 +124,10 @@ def _compare(request: CompareRequest, messages: Console) -> Comparison:
             num_threads=request.num_threads,
             device=request.device,
             command=request.command(),
-            on_run=progress.on_run,
+            on_run=on_run,
         )
+    (request.directory / JOB).unlink()
+    return found
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -10,15 +10,20 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 
+from evohbde.compare_command import CompareRequest, run_compare
 from evohbde.prune_command import PruneRequest, run_prune
 from evohbde.rundir import JOB
 from evohbde.tune import TuneRequest, tune
 from evohbde.unfinished import Job, read_job
 
-COMMANDS: dict[str, tuple[type, Callable[..., Any]]] = {"tune": (TuneRequest, tune), "prune": (PruneRequest, run_prune)}
+COMMANDS: dict[str, tuple[type, Callable[..., Any]]] = {
+    "tune": (TuneRequest, tune),
+    "prune": (PruneRequest, run_prune),
+    "compare": (CompareRequest, run_compare),
+}
 
 
-def resume(directory: Path, out: Console, messages: Console, *, is_trusted: bool) -> Any:
+def resume(directory: Path, out: Console, messages: Console, *, is_trusted: bool) -> bool:
     """Go on with an unfinished run: the command that it was started by runs again, and scores that are there are used.
 
     Args:
@@ -28,7 +33,7 @@ def resume(directory: Path, out: Console, messages: Console, *, is_trusted: bool
         is_trusted: Whether the code that the directory names may be run.
 
     Returns:
-        What the command gives.
+        Whether the run has come to its end.
 
     Raises:
         ValueError: If the code is not trusted, or the directory does not say what to do.
@@ -43,17 +48,21 @@ def resume(directory: Path, out: Console, messages: Console, *, is_trusted: bool
         raise ValueError(
             f"{directory} names {request.reference}, and to resume means to run that code: if you trust it, add --trust"
         )
-    return run(request, out, messages)
+    result = run(request, out, messages)
+    return result is not None and getattr(result, "stop_reason", None) != "interrupted"
 
 
 def _as_request(kind: type, job: Job, directory: Path) -> Any:
     """Build the request again, from nothing but the plain values that it consists of."""
-    hints, known = get_type_hints(kind), {field.name for field in fields(kind)}
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)}
+    decided = {"out": directory, "overwrite": False, "resumes": True}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in job.request.items()}
-    wrong = [name for name, value in values.items() if name not in known or not _fits(value, hints[name])]
+    free = known - set(decided)
+    wrong = [name for name, value in values.items() if name not in free or not _fits(value, hints[name])]
     if wrong or "reference" not in values:
         raise ValueError(f"{directory / JOB} is damaged, or of another version: {', '.join(wrong) or 'no reference'}")
-    return kind(**{**values, "out": directory, "overwrite": False, "resumes": True})
+    return kind(**values, **{name: value for name, value in decided.items() if name in known})
 
 
 def _fits(value: object, hint: Any) -> bool:

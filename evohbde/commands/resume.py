@@ -28,6 +28,6 @@ def resume(
         with messages.status("loading torch and EvoTorch"):
             from evohbde.resume import resume as run
 
-        result = run(directory, console(), messages, is_trusted=trust)
-    if result.stop_reason == "interrupted":
+        is_finished = run(directory, console(), messages, is_trusted=trust)
+    if not is_finished:
         raise typer.Exit(INTERRUPTED)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -232,20 +231,20 @@ def _rounding(precision: str, views: Views, probe: Tensor) -> float:
 def _ratios(
     strategies: dict[str, Strategy], batch_size: int, z: Tensor, features: Tensor, precision: str, signature: str
 ) -> dict[str, float]:
-    """Time per candidate of each strategy as a share of that of `Views`, median of rounds."""
+    """Time per candidate of each strategy as a share of that of `Views`."""
     if signature not in _known:
         with computing(precision, features.device):
             times = _times(list(strategies.values()), batch_size, z, features)
-        _known[signature] = {
-            name: median(other / base for other, base in zip(found, times["views"], strict=True))
-            for name, found in times.items()
-        }
+        _known[signature] = {name: seconds / times["views"] for name, seconds in times.items()}
     return dict(_known[signature])
 
 
 @torch.inference_mode()
-def _times(strategies: list[Strategy], batch_size: int, z: Tensor, features: Tensor) -> dict[str, list[float]]:
-    """Seconds per candidate of each strategy, `ROUNDS` times in turn, on as many samples as a short look allows."""
+def _times(strategies: list[Strategy], batch_size: int, z: Tensor, features: Tensor) -> dict[str, float]:
+    """Seconds per candidate of each strategy, on as many samples as a short look allows: the least of `ROUNDS` turns.
+
+    What else the machine does can only add to a time, so that the least is what two runs agree on.
+    """
     parts = pieces(features, batch_size)
     first = _seconds(strategies[0], z, parts[:1], 1)
     if first * len(parts) > SECONDS_PER_RUN:
@@ -258,21 +257,24 @@ def _times(strategies: list[Strategy], batch_size: int, z: Tensor, features: Ten
     for _ in range(ROUNDS + 1):  # the first one warms up
         for strategy in strategies:
             times[strategy.name].append(_seconds(strategy, z, prepared[strategy.name], repeats))
-    return {name: found[1:] for name, found in times.items()}
+    return {name: min(found[1:]) for name, found in times.items()}
 
 
 def _seconds(strategy: Strategy, z: Tensor, parts: list[Tensor], repeats: int) -> float:
     """Seconds per candidate for at least `repeats` of them on these pieces of samples."""
     group = z[: strategy.group]
     rounds = -(-repeats // len(group))
+    # One thread's own time leaves out that a process was stopped, or that another one had the core.
+    is_alone = parts[0].device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if is_alone else time.perf_counter
     _wait(parts[0])
-    start = time.perf_counter()
+    start = clock()
     for _ in range(rounds):
         strategy.load(group)
         for part in parts:
             strategy.run(part)
     _wait(parts[0])
-    return (time.perf_counter() - start) / (rounds * len(group))
+    return (clock() - start) / (rounds * len(group))
 
 
 def _wait(features: Tensor) -> None:

@@ -1,6 +1,8 @@
 """Do all strategies give the outputs of the network itself, whatever they are asked in which pieces?"""
 
 import copy
+import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -109,6 +111,27 @@ def test_a_small_advantage_is_none(monkeypatch):
     monkeypatch.setattr(choice, "_seconds", lambda strategy, *_: 1.0 if strategy.name == "views" else 0.98)
     network = network_of("BatchNorm")
     assert outputs_of(network, candidates(network), "auto")[1].name == "views"
+
+
+def test_a_turn_that_something_else_held_up_decides_nothing(monkeypatch):
+    monkeypatch.setattr(choice, "_known", {})
+    turns = {"views": iter([9.0, 1.0, 1.0, 1.0] * 2), "folded": iter([9.0, 7.0, 0.5, 8.0])}
+    monkeypatch.setattr(choice, "_seconds", lambda strategy, *_: next(turns[strategy.name]))
+    network = network_of("BatchNorm")
+    taken = outputs_of(network, candidates(network), "auto")[1]
+    assert (taken.name, taken.ratios["folded"]) == ("folded", 0.5)
+
+
+@pytest.mark.parametrize(("num_threads", "seconds"), [(1, 1.0), (2, 100.0)])
+def test_one_thread_is_timed_by_its_own_clock_so_that_a_stopped_process_measures_the_same(
+    num_threads, seconds, monkeypatch
+):
+    own, wall = itertools.count(0.0, 1.0), itertools.count(0.0, 100.0)
+    clocks = SimpleNamespace(thread_time=lambda: next(own), perf_counter=lambda: next(wall))
+    monkeypatch.setattr(choice, "time", clocks)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    working, reduction = working_of(network_of("BatchNorm"))
+    assert choice._seconds(Views(working, reduction), reduction.center[None], [DATA.x], 1) == seconds
 
 
 def test_equal_networks_of_one_process_are_measured_once_but_each_is_proved(monkeypatch):
