@@ -59,8 +59,8 @@ def measure(minutes: float, seed: int) -> None:
         if (command, run_seed) not in known:
             known[command, run_seed] = _run(command, run_seed, None)[0]
         found, num_stops = _run(command, run_seed, chance)
-        is_equal = found is not None and found == known[command, run_seed]
-        rows.append({"command": command, "seed": run_seed, "stops": num_stops, "equal": is_equal})
+        other = _difference(found, known[command, run_seed])
+        rows.append({"command": command, "seed": run_seed, "stops": num_stops, "equal": not other, "differs": other})
         print(rows[-1], flush=True)
     write_csv("soak", rows)
     table = [_summary(command, rows) for command in COMMANDS]
@@ -72,6 +72,13 @@ def _summary(command: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     mine = [row for row in rows if row["command"] == command]
     num_stops, num_equal = (sum(int(row[name]) for row in mine) for name in ("stops", "equal"))
     return [command, str(len(mine)), str(num_stops), str(num_equal)]
+
+
+def _difference(found: object, expected: object, place: str = "") -> str:
+    """Where two nested values differ first; empty where they are equal."""
+    if isinstance(found, dict) and isinstance(expected, dict) and found.keys() == expected.keys():
+        return next(filter(None, (_difference(found[name], expected[name], f"{place} {name}") for name in found)), "")
+    return "" if found == expected else (place.strip() or "everything")
 
 
 def _run(command: str, seed: int, chance: random.Random | None) -> tuple[object, int]:
