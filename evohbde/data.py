@@ -12,6 +12,9 @@ from torch import Tensor, nn
 ORDERS = ("stratified", "file", "shuffled")
 PARENT_POLICIES = ("refresh", "stale", "fixed")
 
+MOST_CLASSES = 2**31
+"""Labels from here on are no class numbers but something else that landed in `y`."""
+
 
 class TensorData:
     """A whole data set as two tensors on one device.
@@ -32,8 +35,9 @@ class TensorData:
             raise ValueError(f"expected `y` of shape ({len(x)},), one label per sample of `x`, got {tuple(y.shape)}")
         if y.is_floating_point() and not bool((y == y.round()).all()):
             raise ValueError("expected `y` to hold class numbers, got fractions: evohbde searches classifiers")
-        if int(y.min()) < 0:
-            raise ValueError(f"expected class labels numbered from 0 in `y`, got {int(y.min())}")
+        low, high = y.min().item(), y.max().item()
+        if not (low >= 0 and high < MOST_CLASSES):
+            raise ValueError(f"expected class labels numbered from 0 in `y`, got {low} to {high}")
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             raise ValueError("`x` holds NaN or infinite values: clean the data first")
         self.x = x

@@ -14,6 +14,9 @@ from evohbde.journal import FILE
 from evohbde.record import as_plain, package_versions
 from evohbde.rundir import CHECKPOINT, JOB, RECORD, check_target, new_directory
 
+FINISHED = (RECORD, "compare.json")
+"""What tells a finished run, or comparison, from a directory of something else, where there is no job left."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -41,7 +44,8 @@ def read_job(directory: str | Path) -> Job:
     """
     path = Path(directory) / JOB
     if not has_job(directory):
-        reason = "the run there is finished" if (Path(directory) / RECORD).is_file() else f"it has no {JOB}"
+        is_finished = any((Path(directory) / name).is_file() for name in FINISHED)
+        reason = "the run there is finished" if is_finished else f"it has no {JOB}"
         raise FileNotFoundError(f"{directory} holds no unfinished run: {reason}")
     try:
         found = json.loads(path.read_bytes())

@@ -8,9 +8,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from benchmarks.kill import contents
 from evohbde.cli import app
 from evohbde.compare_command import CompareRequest, _Progress, parse_seeds
 from evohbde.comparison import records
+from evohbde.unfinished import Job
+from tests.checkpoint.programs import Killed, die_at
 from tests.comparison.test_result import made_up
 
 FACTORY = "tests.comparison.factories:sphere"
@@ -34,6 +37,35 @@ def test_a_comparison_is_shown_kept_and_continued(tmp_path):
     second = run(*words)
     assert second.exit_code == 0 and "6 runs are there already; 0 to go" in second.stderr
     assert second.stdout == first.stdout
+
+
+def test_a_killed_comparison_is_resumed_from_its_directory_alone(tmp_path, monkeypatch):
+    def evohbde(*words):
+        return CliRunner().invoke(app, [str(word) for word in words])
+
+    words = ["compare", "tests.comparison.factories:small_task", "--searcher", "DE", "--searcher", "RandomSearch"]
+    words += ["--num-evaluations", 40, "--seeds", "0-1", "--num-workers", 1, "--out"]
+    undisturbed = evohbde(*words, tmp_path / "whole")
+    assert undisturbed.exit_code == 0
+    killed = tmp_path / "killed"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_at(patch, 12)
+        CliRunner().invoke(app, [str(word) for word in (*words, killed)], catch_exceptions=False)
+    assert {path.name for path in killed.iterdir()} == {"compare.json", "runs.jsonl", "in-flight", "job.json"}
+    refused = evohbde("resume", killed)
+    assert refused.exit_code == 2 and "add --trust" in refused.stderr
+    resumed = evohbde("resume", killed, "--trust")
+    assert resumed.exit_code == 0, resumed.output
+    assert contents(killed) == contents(tmp_path / "whole")
+    again = evohbde("resume", killed, "--trust")
+    assert again.exit_code == 2 and "the run there is finished" in " ".join(again.stderr.split())
+
+
+def test_a_directory_that_sets_more_than_its_command_takes_is_not_resumed(tmp_path):
+    request = {"reference": FACTORY, "searchers": ["DE"], "num_evaluations": 40, "out": "/elsewhere"}
+    (tmp_path / "job.json").write_bytes(Job("compare", request).to_json())
+    found = CliRunner().invoke(app, ["resume", str(tmp_path), "--trust"])
+    assert found.exit_code == 2 and "damaged, or of another version: out" in " ".join(found.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def test_images_of_bytes_and_plain_lists_are_taken_as_they_are():
         (torch.zeros(2, 2), torch.tensor([0.0, 0.5]), "got fractions: evohbde searches classifiers"),
         (torch.zeros(2, 2), torch.tensor([0.0, torch.nan]), "got fractions"),
         (torch.zeros(2, 2), torch.tensor([-1, 0]), "numbered from 0 in `y`, got -1"),
+        (torch.zeros(2, 2), torch.tensor([0, float("inf")]), "numbered from 0 in `y`, got 0.0 to inf"),
+        (torch.zeros(2, 2), torch.tensor([0, 2**31]), "numbered from 0 in `y`, got 0 to 2147483648"),
         (torch.tensor([[0.0], [torch.nan]]), torch.tensor([0, 1]), "NaN or infinite values: clean the data first"),
         (torch.tensor([[torch.inf], [0.0]]), torch.tensor([0, 1]), "clean the data first"),
     ],

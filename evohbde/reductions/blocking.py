@@ -198,6 +198,7 @@ class KMeansBlocking(Blocking):
         theta0 = check_weights(theta0)
         _check_count("num_blocks", num_blocks, theta0.numel())
         weights = _as_numpy(theta0)
+        _check_seed(seed)
         centroids = _cluster(weights, num_blocks, seed)
         borders = (centroids[1:] + centroids[:-1]) / 2
         self._tie(theta0, compact(sorted_bins(weights.astype(np.float64), borders)), mode)
@@ -265,6 +266,13 @@ def _check_count(argument: str, value: int, most: int | None = None) -> None:
     if value < 1 or (most is not None and value > most):
         limit = "at least 1" if most is None else f"between 1 and {most}, the number of weights"
         raise ValueError(f"`{argument}` must be {limit}, got {value}")
+
+
+def _check_seed(seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"expected `seed` to be an integer, got {seed!r}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"`seed` must be between 0 and {2**32 - 1}, got {seed}")
 
 
 def _group_ids(groups: Tensor | None, theta0: Tensor) -> np.ndarray | None:

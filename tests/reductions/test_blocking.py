@@ -340,6 +340,14 @@ def test_blocks_by_hand_that_do_not_fit_are_refused(ids, error, message):
         Blocking(HAND[:5], ids, "replace")
 
 
+@pytest.mark.parametrize(
+    ("seed", "error"), [(None, TypeError), (True, TypeError), (-1, ValueError), (2**32, ValueError)]
+)
+def test_a_seed_that_is_none_is_refused_for_it_would_draw_from_numpys_own_generator(seed, error):
+    with pytest.raises(error, match=r"`seed` .* got"):
+        KMeansBlocking(HAND, 3, seed=seed)
+
+
 @pytest.mark.parametrize("kind", [RandomBlocking, RandomProjection])
 def test_a_number_is_no_generator(kind):
     with pytest.raises(TypeError, match=r"`generator` to be a torch\.Generator or None, got int"):
