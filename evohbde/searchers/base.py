@@ -33,6 +33,24 @@ def resolve_stdev(problem: Problem, stdev_init: StdevInit) -> float | Tensor | N
     return stdev
 
 
+def resolve_center(problem: Problem, center_init: Tensor | Solution | None) -> Tensor | None:
+    """The centre as given, else the problem's own: `(d,)`; None where there is neither.
+
+    Raises:
+        ValueError: If its length is not that of the problem, or a value is not finite.
+    """
+    center = getattr(problem, "center", None) if center_init is None else center_init
+    if center is None:
+        return None
+    center = center.values if isinstance(center, Solution) else torch.as_tensor(center)
+    center = center.as_subclass(Tensor).to(device=problem.device, dtype=problem.dtype)
+    if center.numel() != problem.solution_length:
+        raise ValueError(f"expected `center_init` of {problem.solution_length} values, got shape {tuple(center.shape)}")
+    if not bool(torch.isfinite(center).all()):
+        raise ValueError("`center_init` holds NaN or infinite values: start from finite ones")
+    return center.reshape(-1)
+
+
 class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
     """A native EvoTorch searcher that is driven by `ask` and `tell`.
 
@@ -171,17 +189,10 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
 
     def center_values(self, center_init: Tensor | Solution | None, needed_by: str) -> Tensor:
         """The centre as given, else the problem's own: `(d,)`."""
-        problem = self.problem
-        center = getattr(problem, "center", None) if center_init is None else center_init
+        center = resolve_center(self.problem, center_init)
         if center is None:
             raise ValueError(f"`{needed_by}` needs `center_init`: this problem has no `center` of its own")
-        center = center.values if isinstance(center, Solution) else torch.as_tensor(center)
-        center = center.as_subclass(Tensor).to(device=problem.device, dtype=problem.dtype)
-        if center.numel() != problem.solution_length:
-            raise ValueError(
-                f"expected `center_init` of {problem.solution_length} values, got shape {tuple(center.shape)}"
-            )
-        return center.reshape(-1)
+        return center
 
     def _given(self, initial_population: SolutionBatch | Tensor, popsize: int) -> Tensor:
         given = initial_population.values if isinstance(initial_population, SolutionBatch) else initial_population
@@ -191,4 +202,6 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
                 f"expected `initial_population` of shape ({popsize}, {self.problem.solution_length}), "
                 f"popsize x decision values, got {tuple(given.shape)}"
             )
+        if not bool(torch.isfinite(given).all()):
+            raise ValueError("`initial_population` holds NaN or infinite values: give finite candidates")
         return given.clone()

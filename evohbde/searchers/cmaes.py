@@ -7,7 +7,7 @@ from evotorch import Problem, Solution
 from evotorch.algorithms import CMAES as EvoTorchCMAES
 from torch import Tensor
 
-from evohbde.searchers.base import resolve_stdev
+from evohbde.searchers.base import resolve_center, resolve_stdev
 
 
 class CMAES(EvoTorchCMAES):
@@ -24,7 +24,8 @@ class CMAES(EvoTorchCMAES):
         obj_index: The objective to follow on multi-objective problems.
 
     Raises:
-        ValueError: If a standard deviation is not positive and finite, or the lengths differ.
+        ValueError: If a standard deviation is not positive and finite, the centre not finite, `popsize` below 2, or
+            the lengths differ.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class CMAES(EvoTorchCMAES):
             raise ValueError(
                 f"expected `stdev_init`: a number, or shape ({problem.solution_length},), got {tuple(stdev.shape)}"
             )
+        if popsize is not None and (not isinstance(popsize, int) or popsize < 2):
+            raise ValueError(f"`popsize` must be an integer of at least 2, got {popsize!r}")
         size = stdev.square().mean().sqrt()
         super().__init__(
             problem,
             stdev_init=float(size),
             popsize=popsize,
-            center_init=getattr(problem, "center", None) if center_init is None else center_init,
+            center_init=resolve_center(problem, center_init),
             separable=separable,
             obj_index=obj_index,
         )

@@ -81,3 +81,14 @@ def test_step_sizes_that_are_none_are_refused(stdev):
 def test_a_wrong_number_of_step_sizes_is_refused():
     with pytest.raises(ValueError, match=r"a number, or shape \(20,\), got \(3,\)"):
         CMAES(problem(), stdev_init=torch.ones(3))
+
+
+@pytest.mark.parametrize("popsize", [-1, 0, 1, 4.0])
+def test_a_popsize_that_has_no_better_half_is_refused(popsize):
+    with pytest.raises(ValueError, match=f"`popsize` must be an integer of at least 2, got {popsize}"):
+        CMAES(problem(), stdev_init=0.3, popsize=popsize)
+
+
+def test_a_centre_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="`center_init` holds NaN or infinite values"):
+        CMAES(problem(), stdev_init=0.3, center_init=torch.full((20,), float("nan")))

@@ -102,10 +102,12 @@ def test_the_best_is_never_worse_than_the_included_centre():
         ({"center_init": torch.zeros(6)}, r"`center_init` needs `stdev_init`"),
         ({"stdev_init": 1.0}, r"`stdev_init` needs `center_init`: this problem has no `center`"),
         ({"center_init": torch.zeros(5), "stdev_init": 1.0}, r"`center_init` of 6 values, got shape \(5,\)"),
+        ({"center_init": torch.full((6,), float("nan")), "stdev_init": 1.0}, r"`center_init` holds NaN or infinite"),
         ({"center_init": torch.zeros(6), "stdev_init": -1.0}, r"`stdev_init` must be finite and not negative"),
         ({"center_init": torch.zeros(6), "stdev_init": float("nan")}, r"`stdev_init` must be finite"),
         ({"include_center": True}, r"`include_center` needs `center_init`"),
         ({"initial_population": torch.zeros(10, 5)}, r"`initial_population` of shape \(10, 6\).*got \(10, 5\)"),
+        ({"initial_population": torch.full((10, 6), float("inf"))}, r"`initial_population` holds NaN or infinite"),
         ({"initial_population": torch.zeros(9, 6)}, r"`initial_population` of shape \(10, 6\).*got \(9, 6\)"),
     ],
 )
