@@ -85,6 +85,20 @@ class Study:
             "default": "default",  # type: ignore[dict-item]
         }
 
+    def command(self, seeds: list[int]) -> str:
+        """The line that runs it; the folder of images is the reader's own."""
+        options = {
+            "--network": self.network,
+            "--datasets": ",".join(self.datasets),
+            "--seeds": f"{seeds[0]}-{seeds[-1]}",
+            "--device": self.device,
+            "--num-evaluations": self.num_evaluations,
+            "--epochs": self.epochs,
+            "--images": self.images,
+        }
+        words = [f"{name} {value}" for name, value in options.items() if value is not None]
+        return " ".join(["python -m benchmarks study-resnet18", *words])
+
     def task(self, dataset: str, seed: int) -> Task | None:
         """Network and images; None where the images are not here."""
         sizes = {} if self.images is None else {"train_per_class": self.images, "validation_per_class": self.images}
@@ -109,8 +123,7 @@ def measure(study: Study, seeds: list[int], out: Path | None = None) -> None:
     rows = list(records(out))
     if rows:
         write_csv(name, rows)
-        command = f"python -m benchmarks study-resnet18 --network {study.network} --device {study.device}"
-        publish(name, table(rows, list(dict.fromkeys(absent))), f"{command} --num-evaluations {study.num_evaluations}")
+        publish(name, table(rows, list(dict.fromkeys(absent))), study.command(seeds))
 
 
 def measure_seed(study: Study, dataset: str, seed: int, out: Path) -> bool:
