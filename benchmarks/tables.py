@@ -11,7 +11,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "benchmarks" / "published"
-PAGE_NAMES = ("results", "speed", "compare", "compression", "checkpoint")
+PAGE_NAMES = ("results", "studies", "speed", "compression", "checkpoint")
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGE_NAMES))
 
 
