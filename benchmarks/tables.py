@@ -22,9 +22,9 @@ def machine() -> str:
 
 
 def spread(values: list[float], digits: int = 3) -> str:
-    """Mean and sample standard deviation."""
-    deviation = stdev(values) if len(values) > 1 else 0.0
-    return f"{mean(values):.{digits}f} ± {deviation:.{digits}f}"
+    """Mean and sample standard deviation; one value alone has none."""
+    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{deviation}"
 
 
 def write_csv(name: str, rows: list[dict[str, object]]) -> None:

@@ -24,8 +24,8 @@ class CMAES(EvoTorchCMAES):
         obj_index: The objective to follow on multi-objective problems.
 
     Raises:
-        ValueError: If a standard deviation is not positive and finite, the centre not finite, `popsize` below 2, or
-            the lengths differ.
+        ValueError: If a standard deviation is not positive and finite or its square not a number, the centre is not
+            finite, `popsize` is below 2, or the lengths differ.
     """
 
     def __init__(
@@ -48,6 +48,12 @@ class CMAES(EvoTorchCMAES):
         if popsize is not None and (not isinstance(popsize, int) or popsize < 2):
             raise ValueError(f"`popsize` must be an integer of at least 2, got {popsize!r}")
         size = stdev.square().mean().sqrt()
+        limits = torch.finfo(problem.dtype)
+        if not (limits.tiny / limits.eps < float((stdev / size).min() ** 2) and bool(torch.isfinite(size))):
+            raise ValueError(
+                f"`stdev_init` must be of similar sizes, from {float(stdev.min()):g} to {float(stdev.max()):g} their "
+                f"squares leave the range of {problem.dtype}: scale the variables"
+            )
         super().__init__(
             problem,
             stdev_init=float(size),

@@ -92,3 +92,9 @@ def test_a_popsize_that_has_no_better_half_is_refused(popsize):
 def test_a_centre_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="`center_init` holds NaN or infinite values"):
         CMAES(problem(), stdev_init=0.3, center_init=torch.full((20,), float("nan")))
+
+
+@pytest.mark.parametrize("extreme", [1e-160, 1e200])
+def test_step_sizes_whose_squares_are_no_numbers_are_refused(extreme):
+    with pytest.raises(ValueError, match=r"`stdev_init` must be of similar sizes, from .* scale the variables"):
+        CMAES(problem(), stdev_init=torch.tensor([1.0] * 19 + [extreme], dtype=torch.float64))
