@@ -20,6 +20,7 @@ from evohbde.reductions import (
     RandomBlocking,
     RandomProjection,
     Reduction,
+    blocking,
 )
 
 # Each scheme with `size` edges or blocks, as far as there are weights.
@@ -159,11 +160,13 @@ def test_offset_blocks_are_those_of_replace_and_zero_is_the_network(kind, theta0
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rule", ["closed", "authors"])
-def test_expand_into_and_gradients(mode, rule):
+def test_expand_into_and_gradients(mode, rule, monkeypatch):
+    monkeypatch.setattr(blocking, "ADDED_AT_A_TIME", 96)
     theta0 = bell(700)
     reduction = HistogramBlocking(theta0, 30, mode, rule)
     z = torch.randn(3, reduction.dim)
     assert torch.equal(reduction.expand_into(z[1], torch.empty(700)), reduction.expand(z)[1])
+    assert torch.equal(reduction.expand_into(z, torch.empty(3, 700)), reduction.expand(z))
     z.requires_grad_()
     pull = torch.randn(3, 700)
     (reduction.expand(z) * pull).sum().backward()
