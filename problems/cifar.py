@@ -8,6 +8,7 @@ networks as given: resnet20-cifar10 .810, resnet56-cifar10 .830, resnet20-jpeg-c
 import io
 import lzma
 import os
+import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -210,7 +211,8 @@ def read_encoded(path: str | Path) -> list[EncodedImage]:
         raise FileNotFoundError(f"no images at {path}: put a .tar.xz or a folder with CLASS/NNNN.jpg there")
     try:
         found = sorted(_folder_images(path) if path.is_dir() else _archive_images(path))
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, struct.error, TypeError) as error:
+        # The last two are what tarfile raises where the header of a compressed file is cut short.
         raise ValueError(f"{path} is damaged or no archive of images: {error}") from error
     if not found:
         raise ValueError(f"{path} holds no images; expected CLASS/NNNN.jpg")

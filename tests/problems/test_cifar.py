@@ -103,6 +103,16 @@ def test_errors_name_the_path_and_the_remedy(tmp_path, members):
         cifar.load_image_archive(write_archive(tmp_path / "both.tar.xz", both))
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"\x1f\x8b\x08", b"\x1f\x8b\x08\x00\x00\x00", b"BZh9", b"\xfd7zXZ\x00", b"no archive"], ids=repr
+)
+def test_an_archive_that_is_cut_short_is_refused_in_words(content, tmp_path):
+    path = tmp_path / "images.tar.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"images\.tar\.gz (is damaged or no archive of images|holds no images)"):
+        cifar.load_image_archive(path)
+
+
 def test_normalise_maps_the_mean_to_zero_and_one_deviation_to_one():
     images = torch.tensor([51, 102, 204], dtype=torch.uint8).view(1, 3, 1, 1)
     out = cifar.normalise(images, (0.2, 0.3, 0.5), (1.0, 0.1, 0.3))
