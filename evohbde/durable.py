@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+from glob import escape
 from pathlib import Path
+
+PARTIAL = ".partial"
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
     """Write a file so that whoever looks, even after a crash or a power cut, finds the old one or the new one.
 
-    The content goes to a file beside it first, which then takes its place.
+    The content goes to a file beside it first, which then takes its place. What a process that died has left of it is
+    removed.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    for other in path.parent.glob(f".{escape(path.name)}.*{PARTIAL}"):
+        if not _is_alive(other.name.removesuffix(PARTIAL).rpartition(".")[2]):
+            other.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -22,6 +29,23 @@ def write_whole(path: str | Path, content: bytes) -> None:
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether this is what a write that did not come to its end has left."""
+    return path.name.startswith(".") and path.name.endswith(PARTIAL)
+
+
+def _is_alive(number: str) -> bool:
+    if os.name == "nt" or not number.isdecimal():  # where asking would end the process
+        return True
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sync_file(path: str | Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evohbde.comparison.plan import FORMAT, Job
-from evohbde.durable import write_whole
+from evohbde.durable import is_partial, write_whole
 from evohbde.record import as_plain
 
 SETTINGS, RUNS, IN_FLIGHT = "compare.json", "runs.jsonl", "in-flight"
@@ -51,7 +51,7 @@ def start(directory: Path, settings: Mapping[str, Any], *, overwrite: bool) -> d
             (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory / IN_FLIGHT, ignore_errors=True)
     if not (directory / SETTINGS).exists():
-        if directory.is_dir() and any(directory.iterdir()):
+        if directory.is_dir() and not all(is_partial(path) for path in directory.iterdir()):
             raise ValueError(f"{directory} holds something that is no comparison: choose another directory")
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
