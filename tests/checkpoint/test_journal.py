@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from evohbde import journal
-from evohbde.durable import write_whole
+from evohbde.durable import is_partial, write_whole
 from evohbde.journal import Answer, CheckpointWarning, Journal, activated, digest, recorded, seal
 
 NUM_ANSWERS = 6
@@ -303,3 +303,19 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_bytes() == b"old"
     write_whole(tmp_path / "file", b"new")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"new")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="asks whether a process lives")
+def test_what_a_dead_process_has_left_half_written_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    dead = os.fork()
+    if dead == 0:
+        os._exit(0)
+    os.waitpid(dead, 0)
+    left, alive = (tmp_path / f".file.{number}.partial" for number in (dead, os.getppid()))
+    other = tmp_path / f".file-of-another-name.{dead}.partial"
+    for path in (left, alive, other):
+        path.write_bytes(b"ha")
+        assert is_partial(path)
+    write_whole(tmp_path / "file", b"new")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", alive.name, other.name}
+    assert not is_partial(tmp_path / "file")

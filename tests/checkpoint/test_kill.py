@@ -41,3 +41,21 @@ def test_before_every_single_operation_on_files_it_may_die(tmp_path, monkeypatch
             assert kill._run(("resume", str(directory), "--trust"), kill._live, None)[0] is False
         assert kill.contents(directory) == undisturbed.contents, f"killed before operation {number}"
         assert not [one.name for one in directory.iterdir() if one.name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_before_every_single_operation_on_files_a_comparison_may_die(tmp_path, monkeypatch):
+    words = ("compare", "tests.comparison.factories:small_task", "--searcher", "DE", "--searcher", "RandomSearch")
+    words += ("--seeds", "0-1", "--num-evaluations", "40", "--num-workers", "1")
+    monkeypatch.setitem(kill.COMMANDS, "quick", words)
+    undisturbed = kill._undisturbed("quick", tmp_path / "run")
+    assert undisturbed.num_operations > 40
+    for number in range(undisturbed.num_operations):
+        directory = tmp_path / f"killed-{number}"
+        command = (*words, "--out", str(directory))
+        kill._run(command, lambda number=number: kill._die_before_operation(number), None)
+        if (directory / JOB).exists():
+            command = ("resume", str(directory), "--trust")
+        assert kill._run(command, kill._live, None)[0] is False
+        assert kill.contents(directory) == undisturbed.contents, f"killed before operation {number}"
+        assert not [one.name for one in directory.iterdir() if one.name.startswith(".")]
