@@ -19,9 +19,6 @@ from evohbde.reductions.binning import (
 UNASSIGNED_VALUE = 1.0
 """What a weight in no block becomes in mode `"replace"` (published code: its canvas starts as ones)."""
 
-ADDED_AT_A_TIME = 1 << 17
-"""Weights of an offset whose look-up, sum and own value fit into a cache together; fewer, and calls cost more."""
-
 
 class Blocking(Reduction):
     """Tie the `D` weights into `d` blocks, one value per block.
@@ -94,16 +91,8 @@ class Blocking(Reduction):
 
     def expand_into(self, z: Tensor, out: Tensor) -> Tensor:
         self.check_z(z)
-        values = self._padded(z)
-        if self.theta0 is None:
-            return torch.index_select(values, -1, self.block, out=out)
-        if z.ndim > 1 or out.device.type != "cpu":
-            return torch.index_select(values, -1, self.block, out=out).add_(self.theta0)
-        # What was looked up is added to while it is still in the cache.
-        pieces = (one.split(ADDED_AT_A_TIME) for one in (self.block, self.theta0, out))
-        for block, theta0, piece in zip(*pieces, strict=True):
-            torch.index_select(values, -1, block, out=piece).add_(theta0)
-        return out
+        torch.index_select(self._padded(z), -1, self.block, out=out)
+        return out if self.theta0 is None else out.add_(self.theta0)
 
     def reduce(self, theta: Tensor) -> Tensor:
         self.check_theta(theta)

@@ -18,7 +18,6 @@ from evohbde.reductions import (
     KMeansBlocking,
     QuantileBlocking,
     RandomBlocking,
-    blocking,
 )
 
 # Each scheme with `size` edges or blocks, as far as there are weights.
@@ -158,8 +157,7 @@ def test_offset_blocks_are_those_of_replace_and_zero_is_the_network(kind, theta0
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rule", ["closed", "authors"])
-def test_expand_into_and_gradients(mode, rule, monkeypatch):
-    monkeypatch.setattr(blocking, "ADDED_AT_A_TIME", 96)
+def test_expand_into_and_gradients(mode, rule):
     theta0 = bell(700)
     reduction = HistogramBlocking(theta0, 30, mode, rule)
     z = torch.randn(3, reduction.dim)
