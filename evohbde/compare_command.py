@@ -22,8 +22,8 @@ from evohbde.comparison import Comparison, compare
 from evohbde.durable import write_whole
 from evohbde.references import parse_settings
 from evohbde.rundir import JOB
-from evohbde.tune import check_device
-from evohbde.unfinished import Job
+from evohbde.tune import check_device, way_on
+from evohbde.unfinished import Job, has_job
 
 MANY_VERDICTS = 12
 """Sentences shown at most; all are in the report."""
@@ -90,8 +90,9 @@ def run_compare(request: CompareRequest, out: Console, messages: Console) -> Com
     try:
         found = _compare(request, messages)
     except KeyboardInterrupt:
-        kept = f"finished runs are in {request.directory}; the same command, or evohbde resume, goes on from there"
-        messages.print(f"Interrupted: {kept}", markup=False, highlight=False, soft_wrap=True)
+        directory = request.directory
+        kept = way_on(directory) if has_job(directory) else "Nothing had been scored."
+        messages.print(f"Interrupted. {kept}", markup=False, highlight=False, soft_wrap=True)
         return None
     out.print(result_table(found))
     if not request.quiet:

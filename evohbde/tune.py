@@ -151,14 +151,15 @@ def resumable(command: str, request: Request, messages: Console) -> Iterator[Pat
         with unfinished(directory, job, overwrite=request.overwrite, resumes=request.resumes) as checkpoint:
             yield checkpoint
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"Interrupted. {_way_on(directory)}" if has_job(directory) else "") from error
+        raise KeyboardInterrupt(f"Interrupted. {way_on(directory)}" if has_job(directory) else "") from error
     except Exception:
         if has_job(directory):
-            messages.print(_way_on(directory), markup=False, highlight=False, soft_wrap=True)
+            messages.print(way_on(directory), markup=False, highlight=False, soft_wrap=True)
         raise
 
 
-def _way_on(directory: Path) -> str:
+def way_on(directory: Path) -> str:
+    """What to tell whoever finds an unfinished run."""
     command = shlex.join(["evohbde", "resume", str(directory), "--trust"])
     return f"What was computed until then is kept, to go on from there: {command}"
 
@@ -225,7 +226,7 @@ def print_remarks(
     remarks = [*notes, verdict(record)]
     if stop_reason == "interrupted":
         remarks.insert(0, "Interrupted: this is what was found until then.")
-        remarks.append(_way_on(directory))
+        remarks.append(way_on(directory))
     if not any(directory.glob("*.png")):
         remarks.append(NO_FIGURES)
     remarks.append(f"Saved to {directory}; open {directory / REPORT}")

@@ -1,8 +1,10 @@
 """Does `evohbde compare` do what its help says, and tell mistakes in a sentence?"""
 
 import io
+import itertools
 import json
 import re
+import sys
 
 import pytest
 from rich.console import Console
@@ -11,7 +13,7 @@ from typer.testing import CliRunner
 from benchmarks.kill import contents
 from evohbde.cli import app
 from evohbde.compare_command import CompareRequest, _Progress, parse_seeds
-from evohbde.comparison import records
+from evohbde.comparison import records, single
 from evohbde.unfinished import Job
 from tests.checkpoint.programs import Killed, die_at
 from tests.comparison.test_result import made_up
@@ -59,6 +61,25 @@ def test_a_killed_comparison_is_resumed_from_its_directory_alone(tmp_path, monke
     assert contents(killed) == contents(tmp_path / "whole")
     again = evohbde("resume", killed, "--trust")
     assert again.exit_code == 2 and "the run there is finished" in " ".join(again.stderr.split())
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "Nothing had been scored"), (5, "evohbde resume .* --trust")])
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(number, words, tmp_path, monkeypatch):
+    count = itertools.count()
+    run_job = single.run_job
+
+    def stopped(*arguments):
+        if number == 0 or next(count) == 2:
+            raise KeyboardInterrupt
+        return run_job(*arguments)
+
+    # The package exports a function of the module's name, so that the module itself has to be asked for.
+    module, name = ("compare", "rehearse") if number == 0 else ("execution", "run_job")
+    monkeypatch.setattr(sys.modules[f"evohbde.comparison.{module}"], name, stopped)
+    found = run(FACTORY, "--searcher", "RandomSearch", "--num-evaluations", 20, "--seeds", "0-4", "--num-workers", 1,
+                "--out", tmp_path / "out")  # fmt: skip
+    assert found.exit_code == 130
+    assert re.search(f"Interrupted. .*{words}", found.stderr), found.stderr
 
 
 def test_a_directory_that_sets_more_than_its_command_takes_is_not_resumed(tmp_path):
