@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from evohbde.preset_base import Assignment, Outcome, Preset
 from evohbde.record import Origin, RunRecord, describe_environment
 from evohbde.rundir import save_run
 from evohbde.staged import Staged
+from evohbde.threads import SMALL_NETWORK, threads_for
 
 PRESETS: dict[str, Callable[[], Preset]] = {"default": Staged, "hbde-2024": HBDE2024}
 
@@ -33,9 +33,6 @@ VALIDATION_SHARE = 0.2
 """Part of the training samples that is set aside for decisions where no validation data are given."""
 
 MONITORED_SAMPLES = 1_000
-
-SMALL_NETWORK = 20_000
-"""Weights up to which a network is small: 2,000 evaluations by default, and one torch thread."""
 
 
 @dataclass
@@ -265,18 +262,6 @@ def _improve(
         stop_reason="interrupted" if job.interrupted else "budget",
         arguments=arguments,
     )
-
-
-@contextmanager
-def threads_for(model: nn.Module) -> Iterator[None]:
-    """One torch thread while a small network is searched: more only wait for each other, many times longer."""
-    before = torch.get_num_threads()
-    if sum(parameter.numel() for parameter in model.parameters()) <= SMALL_NETWORK:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def default_budget(model: nn.Module) -> tuple[int | None, float | None]:

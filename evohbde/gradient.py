@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from evohbde.data import TensorData
 from evohbde.evaluator import check_outputs
 from evohbde.optimizers import needs_closure, resolve_optimizer
+from evohbde.threads import threads_for
 
 GRADIENT_STEP_COST = 3
 """Sample forwards that one sample of a gradient step counts: one forward, a backward worth two."""
@@ -32,7 +33,7 @@ def train(
     """Train `model` in place on cross-entropy and return it in evaluation mode.
 
     This is ordinary training, BatchNorm in training mode and dropout on. `GradientSearcher` is the one that leaves
-    BatchNorm statistics alone and works in a reduced space too.
+    BatchNorm statistics alone and works in a reduced space too. Small networks are trained on one torch thread.
 
     Args:
         model: The network; its trainable parameters are updated, and BatchNorm statistics with them.
@@ -62,7 +63,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     left = int(num_samples / GRADIENT_STEP_COST)
     spent = 0
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), threads_for(model):
         torch.manual_seed(seed)
         model.train()
         while left > 0:

@@ -155,3 +155,18 @@ def test_what_does_not_fit_is_refused_before_training(model, options, remedy):
     with pytest.raises(ValueError, match=remedy):
         train(model, blobs(), num_samples=300, **options)
     assert torch.equal(flat(model), before)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(16, {1}), (2_000, {2})])
+def test_a_small_network_is_trained_on_one_thread_which_is_nobody_elses_affair(width, expected):
+    trained = nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, 10))
+    found = set()
+    trained.register_forward_hook(lambda module, *_: found.add(torch.get_num_threads()) if module.training else None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        pretrain(trained, blobs(), epochs=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert found == expected

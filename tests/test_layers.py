@@ -15,7 +15,8 @@ PACKAGE = "evohbde"
 
 # A room is a module or subpackage right below evohbde; it imports rooms of its own layer or of lower ones.
 LAYERS = (
-    {"durable", "journal", "layout", "parts", "metrics", "data", "statistics", "optimizers", "reductions", "scale"},
+    {"durable", "journal", "layout", "parts", "metrics", "data", "statistics", "optimizers", "reductions", "scale"}
+    | {"threads"},
     {"objectives", "stages", "strategies", "engine", "racing", "evaluator", "searchers", "run", "actors"}
     | {"distillation"},
     {

@@ -14,7 +14,7 @@ from evohbde.comparison import records
 from evohbde.comparison.execution import execute
 from evohbde.comparison.plan import DEFAULT_REDUCTION, Plan, check_objective, parse_parts
 from evohbde.comparison.result import Comparison
-from evohbde.comparison.single import rehearse
+from evohbde.comparison.single import own_random_state, rehearse
 from evohbde.objectives import ObjectiveLike
 from evohbde.record import describe_environment
 
@@ -96,8 +96,10 @@ def compare(
         num_threads=num_threads,
     )
     check_objective(objective)
-    if reductions is None and plan.gives_task():
-        plan.reductions = parse_parts([DEFAULT_REDUCTION], "reductions")
+    if reductions is None:
+        with own_random_state(plan.seeds[0], num_threads):
+            is_task = plan.gives_task()
+        plan.reductions = parse_parts([DEFAULT_REDUCTION], "reductions") if is_task else {}
     rehearse(plan)
     environment = describe_environment(torch.device(device or "cpu"))
     about = {**plan.describe(), "environment": environment, "command": command}

@@ -36,7 +36,7 @@ def run_job(plan: Plan, job: Job) -> dict[str, Any]:
     searcher, reduction, seed = job
     record = {"searcher": searcher, "reduction": reduction, "seed": seed, "error": None}
     started = time.monotonic()
-    with _own_random_state(seed, plan.num_threads):
+    with own_random_state(seed, plan.num_threads):
         try:
             instance = plan.make(reduction, seed)
             with checkpointing(plan.journal_of(job), _fingerprint(plan, job, instance)) as journal:
@@ -57,7 +57,7 @@ def rehearse(plan: Plan) -> None:
         ValueError, TypeError: What the builders raise.
     """
     seed, reductions = plan.seeds[0], plan.reduction_labels
-    with _own_random_state(seed, plan.num_threads):
+    with own_random_state(seed, plan.num_threads):
         for number, reduction in enumerate(reductions):
             for part in list(plan.searchers.values()) if number == 0 else []:
                 kind, instance = searcher_kind(part), plan.make(reduction, seed)
@@ -252,7 +252,7 @@ def _untouched(instance: Instance) -> dict[str, float]:
 
 
 @contextmanager
-def _own_random_state(seed: int, num_threads: int) -> Iterator[None]:
+def own_random_state(seed: int, num_threads: int) -> Iterator[None]:
     """Seed what draws from global generators, and put everything back; so many threads of torch."""
     states = random.getstate(), np.random.get_state(), torch.get_num_threads()  # noqa: NPY002, some searchers use it
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from evohbde.compress.codebook import BlockingLike, BlockMerging, CodebookSize
 from evohbde.data import TensorData
 from evohbde.evaluator import check_outputs
-from evohbde.finetune import threads_for
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import AnyObjective, ObjectiveLike, WeightObjective, resolve
 from evohbde.problem import NetworkProblem
@@ -23,6 +22,7 @@ from evohbde.pruning.pipeline import VALIDATION_SHARE, prunable_layout
 from evohbde.pruning.scoring import MaskScorer
 from evohbde.run import run_until
 from evohbde.searchers import NSGA2
+from evohbde.threads import threads_for
 
 SEARCHED = "searched"
 COLUMNS = ("network", "values", "accuracy", "change", "macro-F1", "cross-entropy")

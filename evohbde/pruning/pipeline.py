@@ -14,7 +14,6 @@ from torch import nn
 from evohbde.checkpoint import checkpointing, describe_job
 from evohbde.data import TensorData
 from evohbde.evaluator import check_outputs
-from evohbde.finetune import SMALL_NETWORK, threads_for
 from evohbde.history import History, Row
 from evohbde.journal import seal
 from evohbde.layout import ParameterLayout
@@ -29,6 +28,7 @@ from evohbde.pruning.job import PruningJob, PruningPreset
 from evohbde.pruning.result import PruneResult
 from evohbde.pruning.scoring import DEFAULT_OBJECTIVES, MaskScorer
 from evohbde.rundir import check_target
+from evohbde.threads import SMALL_NETWORK, threads_for
 
 PRESETS: dict[str, Callable[[], PruningPreset]] = {
     "default": AllocatedPruning,
