@@ -31,6 +31,16 @@ from evohbde.sensitivity import probe_stdev
 
 PARTS = ("statistics", "front norms", "head")
 
+COUNTS = {
+    "num_bins": 1,
+    "popsize": 2,
+    "batch_size": 1,
+    "small_batch_size": 1,
+    "recalibration_samples": 1,
+    "head_popsize": 2,
+}
+"""Switches that count something, with the least that they can be."""
+
 
 @dataclass(frozen=True)
 class Staged:
@@ -65,14 +75,25 @@ class Staged:
     head_pull: float = 1e-3
     validation_share: float = 0.2
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name in COUNTS and (isinstance(value, bool) or not isinstance(value, int) or value < COUNTS[name]):
+                raise ValueError(f"`{name}` must be an integer of at least {COUNTS[name]}, got {value!r}")
+            if name in ("divergence", "learning_rate", "validation_share") and not 0 < value < float("inf"):
+                raise ValueError(f"`{name}` must be a finite number above 0, got {value!r}")
+        if not 0 <= self.head_pull < float("inf"):
+            raise ValueError(f"`head_pull` must be a finite number >= 0, got {self.head_pull!r}")
+        if len(self.recalibration) != 3 or not all(0 <= share <= 1 for share in self.recalibration):
+            raise ValueError(f"`recalibration` must be three shares from 0 to 1, got {self.recalibration!r}")
+        unknown = [part for part in self.parts if part not in PARTS]
+        if unknown:
+            raise ValueError(f"unknown `parts` {unknown}; known: {', '.join(PARTS)}")
+
     @property
     def name(self) -> str:
         return "default"
 
     def run(self, job: Assignment) -> Outcome:
-        unknown = [part for part in self.parts if part not in PARTS]
-        if unknown:
-            raise ValueError(f"unknown `parts` {unknown}; known: {', '.join(PARTS)}")
         run = _Run(self, job)
         try:
             run.blocks() if run.is_small() else run.stages()

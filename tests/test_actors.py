@@ -29,6 +29,7 @@ SIZE, POPSIZE = 20, 9
 
 @pytest.fixture(scope="module")
 def cluster():
+    ray.shutdown()  # EvoTorch starts Ray by itself, in whatever test had actors before
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()

@@ -32,6 +32,7 @@ SIZE, POPSIZE, GENERATIONS = 20, 9, 6
 
 @pytest.fixture(scope="module")
 def cluster():
+    ray.shutdown()  # EvoTorch starts Ray by itself, in whatever test had actors before
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()

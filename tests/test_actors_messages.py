@@ -137,6 +137,7 @@ class Assigned(BaseProblem):
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_actors", "share", "cards"), [(2, 1, {0.0, 1.0}), (2, 0.5, {0.0})])
 def test_ray_gives_each_actor_its_own_card_or_its_share_of_one(num_actors, share, cards):
+    ray.shutdown()
     ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         problem = Assigned(
@@ -159,6 +160,7 @@ class OnCard(NetworkProblem):
 def test_two_actors_on_one_card_score_as_the_cpu_does():
     options = {"reduction": lambda theta: RandomBlocking(theta, 30), "seed": 3, "pull": 0.1}
     alone = OnCard(mlp(), digits(100), "cross_entropy", **options)
+    ray.shutdown()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         problem = OnCard(mlp(), digits(100), "cross_entropy", num_actors=2, num_gpus_per_actor=0.5, **options)

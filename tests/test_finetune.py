@@ -182,7 +182,6 @@ def test_untrained_models_are_refused_with_the_remedy_and_trained_on_request(shi
         ({"num_evaluations": 0}, "`num_evaluations` must be positive"),
         ({"num_samples": -5}, "`num_samples` must be positive"),
         ({"preset": HBDE2024(inject="both")}, "`inject` must be 'none' or 'first'"),
-        ({"preset": Staged(parts=("tail",))}, "unknown `parts`"),
     ],
 )
 def test_wrong_arguments_are_named(shifted, change, message):

@@ -358,6 +358,7 @@ def test_a_problem_without_a_network_is_refused():
 def test_actors_change_nothing():
     import ray
 
+    ray.shutdown()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         runs = []

@@ -187,3 +187,23 @@ def test_a_large_network_goes_through_the_stages_within_its_budget():
         "head",
     ]
     assert result.history.rows[-1].num_samples_seen <= result.num_samples_seen
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"parts": ("tail",)}, r"unknown `parts` \['tail'\]; known: statistics"),
+        ({"head_popsize": 0}, "`head_popsize` must be an integer of at least 2, got 0"),
+        ({"popsize": True}, "`popsize` must be an integer of at least 2, got True"),
+        ({"num_bins": None}, "`num_bins` must be an integer of at least 1, got None"),
+        ({"batch_size": 2.5}, "`batch_size` must be an integer of at least 1, got 2.5"),
+        ({"divergence": float("nan")}, "`divergence` must be a finite number above 0, got nan"),
+        ({"head_pull": -1e-3}, "`head_pull` must be a finite number >= 0, got -0.001"),
+        ({"recalibration": (0.0, 0.5)}, "`recalibration` must be three shares from 0 to 1"),
+        ({"recalibration": (0.0, 0.5, 1.5)}, "`recalibration` must be three shares from 0 to 1"),
+    ],
+    ids=str,
+)
+def test_switches_that_make_no_sense_are_refused_before_anything_runs(switches, message):
+    with pytest.raises(ValueError, match=message):
+        Staged(**switches)

@@ -8,6 +8,7 @@ process are evaluated alike; `Choice` is what a record needs to repeat it elsewh
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -71,22 +72,23 @@ def check_strategy(name: str) -> None:
         raise ValueError(f"`strategy` must be one of {', '.join(NAMES)}, got {name!r}")
 
 
-def build(name: str, working: Working, reduction: Reduction) -> list[Strategy]:
-    """The strategies of this name, best first; none where it cannot run this network."""
-    found: list[Strategy | None] = []
+def build(name: str, working: Working, reduction: Reduction) -> Iterator[Strategy]:
+    """The strategies of this name, best first; none where it cannot run this network. Each has memory of its own."""
     if name == "views":
-        found = [Views(working, reduction)]
+        yield Views(working, reduction)
     elif name == "folded":
         # A network that calls `view` needs the memory format that it was written for.
-        formats = (torch.channels_last, torch.contiguous_format)
-        found = [Folded.build(working, reduction, memory_format) for memory_format in formats]
+        for memory_format in (torch.channels_last, torch.contiguous_format):
+            if (folded := Folded.build(working, reduction, memory_format)) is not None:
+                yield folded
     elif name == "batched":
-        found = [Batched.build(working, reduction)]
+        if (batched := Batched.build(working, reduction)) is not None:
+            yield batched
     elif name == "vmap":
-        found = [Vmapped(working, reduction)]
+        yield Vmapped(working, reduction)
     elif name == "graphs" and working.theta.device.type == "cuda":
-        found = [Graphs(inner) for other in ("folded", "views") for inner in build(other, working, reduction)]
-    return [strategy for strategy in found if strategy is not None]
+        for other in ("folded", "views"):
+            yield from map(Graphs, build(other, working, reduction))
 
 
 def choose(

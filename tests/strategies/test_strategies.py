@@ -151,7 +151,7 @@ def test_equal_networks_of_one_process_are_measured_once_but_each_is_proved(monk
 @torch.inference_mode()
 def test_a_fold_follows_the_weights():
     working, reduction = working_of(network_of("BatchNorm, bias"))
-    views, folded = Views(working, reduction), choice.build("folded", working, reduction)[0]
+    views, folded = Views(working, reduction), next(choice.build("folded", working, reduction))
     assert folded.load(reduction.center[None]).shape == (1, reduction.dim)
     first = folded.run(folded.prepare(DATA.x)).clone()
     folded.load(1.5 * reduction.center[None])
@@ -193,7 +193,7 @@ def test_groups_hold_as_many_candidates_as_fit_and_one_of_large_networks(monkeyp
     for name in ("batched", "vmap"):
         for num_bytes in (1 << 21, 1 << 18, 1):
             monkeypatch.setattr(batched, "GROUP_BYTES", num_bytes)
-            strategy = choice.build(name, working, reduction)[0]
+            strategy = next(choice.build(name, working, reduction))
             strategy.fit(150)
             sizes[name, num_bytes] = strategy.group
             assert strategy.group == 1 or strategy.group * 4 * reduction.dim <= num_bytes
