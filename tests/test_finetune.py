@@ -9,7 +9,6 @@ from torch import nn
 from evohbde import TensorData, engine, fine_tune, score
 from evohbde.finetune import _splits
 from evohbde.hbde_2024 import HBDE2024
-from evohbde.staged import Staged
 from problems.digits import mlp, shifted_mlp
 
 
