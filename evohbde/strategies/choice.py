@@ -7,6 +7,7 @@ process are evaluated alike; `Choice` is what a record needs to repeat it elsewh
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -266,8 +267,9 @@ def _seconds(strategy: Strategy, z: Tensor, parts: list[Tensor], repeats: int) -
     """Seconds per candidate for at least `repeats` of them on these pieces of samples."""
     group = z[: strategy.group]
     rounds = -(-repeats // len(group))
-    # One thread's own time leaves out that a process was stopped, or that another one had the core.
-    is_alone = parts[0].device.type == "cpu" and torch.get_num_threads() == 1
+    # One thread's own time leaves out that a process was stopped, or that another one had the core. Windows counts it
+    # in steps of 16 ms, which is longer than a run.
+    is_alone = parts[0].device.type == "cpu" and torch.get_num_threads() == 1 and os.name != "nt"
     clock = time.thread_time if is_alone else time.perf_counter
     _wait(parts[0])
     start = clock()
