@@ -180,7 +180,9 @@ def one_generation(problem, folder):
         searcher.run(1)
 
 
-@pytest.mark.parametrize("other", [{"teacher": mlp}, {"temperature": 3.0}, {"alpha": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "other", [{"teacher": mlp}, {"temperature": 3.0}, {"alpha": 0.5}], ids=lambda one: next(iter(one))
+)
 def test_another_teacher_temperature_or_mixture_is_named(other, tmp_path):
     def follow(teacher=cnn, **options):
         teaching = Distillation(teacher(), **options)
