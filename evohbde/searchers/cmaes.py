@@ -48,8 +48,10 @@ class CMAES(EvoTorchCMAES):
         if popsize is not None and (not isinstance(popsize, int) or popsize < 2):
             raise ValueError(f"`popsize` must be an integer of at least 2, got {popsize!r}")
         size = stdev.square().mean().sqrt()
+        if not bool(torch.isfinite(size)):
+            size = stdev.max() * (stdev / stdev.max()).square().mean().sqrt()
         limits = torch.finfo(problem.dtype)
-        if not (limits.tiny / limits.eps < float((stdev / size).min() ** 2) and bool(torch.isfinite(size))):
+        if float((stdev / size).min() ** 2) <= limits.tiny / limits.eps:
             raise ValueError(
                 f"`stdev_init` must be of similar sizes, from {float(stdev.min()):g} to {float(stdev.max()):g} their "
                 f"squares leave the range of {problem.dtype}: scale the variables"
