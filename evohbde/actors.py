@@ -12,7 +12,7 @@ from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, Wor
 from ray.util import ActorPool
 from torch import Tensor, nn
 
-from evohbde.evaluator import NetworkEvaluator, default_batch_size
+from evohbde.evaluator import NetworkEvaluator
 from evohbde.objectives import AnyObjective
 
 LOST = (RayActorError, WorkerCrashedError, OutOfMemoryError, ObjectLostError)
@@ -79,14 +79,13 @@ def on_own_card(evaluator: NetworkEvaluator, problem: Problem) -> NetworkEvaluat
     device = torch.device(problem.aux_device)
     if evaluator.data.device.type == device.type:
         return evaluator
-    is_default = evaluator.batch_size == default_batch_size(evaluator.data.x)
     return NetworkEvaluator(
         evaluator.model.to(device),
         evaluator.layout,
         copy(evaluator.reduction).to(device),  # the problem goes on with its own
         [_moved(objective, device) for objective in evaluator.objectives],
         evaluator.data.to(device),
-        batch_size=None if is_default else evaluator.batch_size,
+        batch_size=evaluator.batch_size,
         stages=evaluator.stage_names,
         cache_bytes=evaluator.cache_bytes,
         strategy=evaluator.strategy,

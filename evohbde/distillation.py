@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evohbde.data import TensorData
-from evohbde.evaluator import default_batch_size, predict
+from evohbde.evaluator import predict
 from evohbde.objectives import CrossEntropy, Objective
-from evohbde.stages import pieces
+from evohbde.stages import pieces, samples_at_once
 
 Teacher = nn.Module | Callable[[Tensor], Tensor]
 
@@ -101,7 +101,8 @@ def _outputs(teacher: Teacher, data: TensorData) -> Tensor:
         outputs = predict(deepcopy(teacher).to(data.device), data)
     else:
         with torch.no_grad():
-            outputs = torch.cat([torch.as_tensor(teacher(x)) for x in pieces(data.x, default_batch_size(data.x))])
+            at_once = samples_at_once(data.x[0].numel(), data.device)
+            outputs = torch.cat([torch.as_tensor(teacher(x)) for x in pieces(data.x, at_once)])
     if outputs.ndim != 2 or len(outputs) != len(data):
         raise ValueError(
             f"expected the teacher to return class scores of shape ({len(data)}, C), got {tuple(outputs.shape)}"

@@ -8,14 +8,11 @@ from torch import Tensor, nn
 from evohbde.data import TensorData
 from evohbde.layout import ParameterLayout
 from evohbde.reductions import Reduction
-from evohbde.stages import PrefixCache, pieces
+from evohbde.stages import PIECE_GRAIN, PrefixCache, pieces, samples_at_once
 from evohbde.strategies import Choice, Strategy, Views, Working, choose, computing
 
 SMALLEST_BATCH = 16
 """Smaller batches take other kernels, whose results differ in the last bits."""
-
-GRAIN = 32
-"""So do numbers at another place modulo the width of a CPU's vectors, as in batches of an odd size."""
 
 
 class Engine:
@@ -37,14 +34,14 @@ class Engine:
         reduction: Reduction,
         data: TensorData,
         *,
-        batch_size: int,
+        batch_size: int | None,
         stage_names: tuple[str, ...] | None,
         cache_bytes: int,
         precision: str = "float32",
     ) -> None:
         self.reduction, self.precision = reduction, precision
-        self.batch_size = batch_size = _aligned(batch_size)
         self.working = working = Working(model, layout, data.x, stage_names)
+        self.batch_size = batch_size = _aligned(batch_size or samples_at_once(working.widest, data.device))
         self.cache = PrefixCache(data, working.stages, working.depth, batch_size, cache_bytes)
         self.strategy: Strategy | None = None
         self.choice: Choice | None = None
@@ -117,10 +114,16 @@ class Engine:
         with computing("float32", z.device):
             return self.strategy.load(z)
 
-    def forward(self, features: Tensor, out: Tensor) -> None:
-        """Write the outputs of the loaded candidates on all samples, `(B, ...)`, into `out`, `(p, B, C)`."""
+    def forward(self, features: Tensor, out: Tensor, size: int | None = None) -> None:
+        """Write the outputs of the loaded candidates on all samples, `(B, ...)`, into `out`, `(p, B, C)`.
+
+        Args:
+            features: The samples, as `start` gave them.
+            out: Where outputs go.
+            size: Samples per piece; None: `batch_size`.
+        """
         start = 0
-        for piece in pieces(features, self.batch_size):
+        for piece in pieces(features, size or self.batch_size):
             self.run(piece, out[:, start : start + len(piece)])
             start += len(piece)
 
@@ -139,14 +142,14 @@ class Engine:
         self.run(piece[:half], out[:, :half])
         self.run(piece[half:], out[:, half:])
 
-    def outputs(self, z: Tensor, features: Tensor) -> Tensor:
-        """Outputs of some candidates, `(p, B, C)`; not counted."""
+    def outputs(self, z: Tensor, features: Tensor, size: int | None = None) -> Tensor:
+        """Outputs of some candidates, `(p, B, C)`, in pieces of `size` samples as in `forward`; not counted."""
         before = self._tail_samples
         strategy, features = self.start(features)
         outputs = self.working.theta.new_empty(len(z), len(features), self.working.num_outputs)
         for start in range(0, len(z), strategy.group):
             self.load(z[start : start + strategy.group])
-            self.forward(features, outputs[start : start + strategy.group])
+            self.forward(features, outputs[start : start + strategy.group], size)
         self._tail_samples = before
         return outputs
 
@@ -159,13 +162,16 @@ class Engine:
                 outputs.append(torch.cat([views.run(piece) for piece in pieces(features, self.batch_size)], 1))
         return torch.cat(outputs)
 
-    def is_invariant(self, features: Tensor) -> bool:
-        """Whether a sample's outputs are the same bits whatever its place among these; tried once on all of them."""
+    def is_invariant(self, features: Tensor, size: int) -> bool:
+        """Whether a sample's outputs are the same bits whatever its place among these, in pieces of `size` samples too.
+
+        Tried once on all of them.
+        """
         key = len(features), self.batch_size
         if key not in self._is_invariant:
             center = self.reduction.center[None]
             order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0)).to(features.device)
-            straight, mixed = self.outputs(center, features), self.outputs(center, features[order])
+            straight, mixed = self.outputs(center, features), self.outputs(center, features[order], size)
             self._is_invariant[key] = torch.equal(straight[:, order], mixed) and key[1] == self.batch_size
         return self._is_invariant[key]
 
@@ -178,7 +184,7 @@ class Engine:
 
 
 def _aligned(batch_size: int) -> int:
-    for grain in (GRAIN, SMALLEST_BATCH):
+    for grain in (PIECE_GRAIN, SMALLEST_BATCH):
         if batch_size >= grain:
             return batch_size - batch_size % grain
     return batch_size

@@ -16,11 +16,14 @@ from evohbde.layout import ParameterLayout
 from evohbde.objectives import AnyObjective, Objective, ObjectiveLike, WeightObjective, has_finite_outputs, resolve
 from evohbde.racing import Contest, Racer, SampleOrder
 from evohbde.reductions import Reduction
-from evohbde.stages import CACHE_BYTES, pieces
+from evohbde.stages import CACHE_BYTES, PROBE_SAMPLES, pieces, samples_at_once, widest_output
 from evohbde.strategies import Choice, check_precision, check_strategy, computing, recall_choice
 
 LOGIT_BYTES = 64 << 20
 """Outputs of so many candidates are judged together as fit into this size."""
+
+RACED_IMAGES = 96
+"""Images on a CPU after which a race looks at its bound: where a pass is cheaper than that, it takes whole pieces."""
 
 COMPARED = 4
 """Candidates that are scored in float32 too, to say by how much a lower precision changes scores."""
@@ -43,8 +46,8 @@ class NetworkEvaluator:
         reduction: How they are expanded.
         objectives: What is judged, M of them.
         data: The samples that `__call__` refers to by slices.
-        batch_size: Samples per forward pass, from 32 on in steps of 32, so that scores do not depend on it; None: 96
-            for images on a CPU, else up to 4,096.
+        batch_size: Samples per forward pass, from 32 on in steps of 32, so that scores do not depend on it; None: as
+            many as a CPU's cache holds the largest layer's outputs of, at least 32, at most 4,096; on a GPU 4,096.
         stages: Names of the modules that form the network, in order; None finds them.
         cache_bytes: Limit of the kept activations.
         strategy: `"auto"`, or one of `evohbde.strategies.NAMES` by name.
@@ -76,7 +79,7 @@ class NetworkEvaluator:
         check_precision(precision, data.device)
         self.model, self.layout, self.reduction = model, layout, reduction
         self.objectives, self.data = [objective.for_data(data) for objective in objectives], data
-        self.batch_size = batch_size or default_batch_size(data.x)
+        self.batch_size = batch_size
         self.stage_names = None if stages is None else tuple(stages)
         self.cache_bytes, self.strategy, self.precision = cache_bytes, strategy, precision
         self.choice: Choice | None = None
@@ -186,7 +189,7 @@ class NetworkEvaluator:
         self.is_bound = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         scores = torch.full((len(z), len(self.objectives)), torch.nan, dtype=torch.float64, device=z.device)
         learns = self._may_race(engine, features)
-        if contest is None or not learns or not engine.is_invariant(features):
+        if contest is None or not learns or not engine.is_invariant(features, self._race_size(engine)):
             self._score(
                 engine, z, torch.arange(len(z), device=z.device), features, span, scores, 1.0 if learns else 0.0
             )
@@ -251,9 +254,14 @@ class NetworkEvaluator:
     def _may_race(self, engine: Engine, features: Tensor) -> bool:
         """Whether there is an exact bound, and more than one piece of samples of one candidate at a time."""
         is_bounded = len(self.objectives) == 1 and self.objectives == self._output_objectives
-        if not is_bounded or not self._output_objectives[0].has_bound or len(features) < 2 * engine.batch_size:
+        if not is_bounded or not self._output_objectives[0].has_bound or len(features) < 2 * self._race_size(engine):
             return False
         return engine.start(features)[0].group == 1
+
+    def _race_size(self, engine: Engine) -> int:
+        """Samples between two looks at the bound."""
+        is_image = self.data.x.ndim >= 4 and self.data.device.type == "cpu"
+        return min(engine.batch_size, RACED_IMAGES) if is_image else engine.batch_size
 
     def _race(
         self,
@@ -279,7 +287,7 @@ class NetworkEvaluator:
             rows.tolist(), threshold[rows].tolist(), extra[rows.to(extra.device)].tolist(), strict=True
         ):
             engine.load(z[row : row + 1])
-            bound = racer.run(engine.run, features, engine.batch_size, sorted_logits, reach, price)
+            bound = racer.run(engine.run, features, self._race_size(engine), sorted_logits, reach, price)
             if bound is not None:
                 scores[row, 0], self.is_bound[row] = bound, True
                 continue
@@ -288,9 +296,10 @@ class NetworkEvaluator:
             self.order.learn(logits, labels, span, 1 / len(rows))
 
 
-def default_batch_size(x: Tensor) -> int:
-    """Samples per forward pass that keep a CPU's activations in cache (images), or a GPU busy."""
-    return 96 if x.ndim >= 4 and x.device.type == "cpu" else 4_096
+@torch.inference_mode()
+def default_batch_size(network: nn.Module, x: Tensor) -> int:
+    """Samples per forward pass of a network in evaluation mode, found by the sizes of its outputs on a few of them."""
+    return samples_at_once(widest_output(network, x[:PROBE_SAMPLES]), x.device)
 
 
 def _rows_at_once(group: int, bytes_per_row: int) -> int:
@@ -319,7 +328,7 @@ def _outputs(network: nn.Module, data: TensorData, batch_size: int | None) -> Te
     network.eval()
     try:
         with computing("float32", data.device):
-            outputs = [network(x) for x in pieces(data.x, batch_size or default_batch_size(data.x))]
+            outputs = [network(x) for x in pieces(data.x, batch_size or default_batch_size(network, data.x))]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     finally:
         for module, training in modes:

@@ -13,6 +13,16 @@ from evohbde.data import TensorData
 
 PROBE_SAMPLES = 16
 
+PIECE_BYTES = 4 << 20
+"""What the largest layer of one forward pass on a CPU may put out. More leaves the cache, and memory of several times
+this size goes back to the system and returns page by page in every pass, which can cost as much as the arithmetic."""
+
+LARGEST_PIECE = 4_096
+"""Samples of one forward pass."""
+
+PIECE_GRAIN = 32
+"""Numbers at another place modulo the width of a CPU's vectors round differently, as in batches of an odd size."""
+
 CACHE_BYTES = 1 << 30
 """Activations in front of the first searched weight are kept up to this size, else computed anew each time."""
 
@@ -181,13 +191,43 @@ class PrefixCache:
         return torch.cat([self.stages.run(piece, 0, self.depth) for piece in pieces(x, self.batch_size)])
 
 
+def widest_output(network: nn.Module, probe: Tensor) -> int:
+    """Numbers per sample in the largest output of any module, or in the sample itself."""
+    sizes = [probe[0].numel()]
+
+    def measure(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.numel() // len(probe))
+
+    hooks = [module.register_forward_hook(measure) for module in network.modules()]
+    network(probe)
+    for hook in hooks:
+        hook.remove()
+    return max(sizes)
+
+
+def samples_at_once(widest: int, device: torch.device) -> int:
+    """Samples per forward pass, a multiple of 32, that stay in a CPU's cache or keep a GPU busy.
+
+    Args:
+        widest: Numbers per sample in the largest output, see `widest_output`.
+        device: Where the network runs.
+    """
+    if device.type != "cpu":
+        return LARGEST_PIECE
+    fitting = PIECE_BYTES // (4 * max(1, widest))
+    return min(max(PIECE_GRAIN, fitting - fitting % PIECE_GRAIN), LARGEST_PIECE)
+
+
 def pieces(x: Tensor, batch_size: int) -> list[Tensor]:
     """Cut samples into batches; a rest of fewer than 16 joins the batch before it.
 
     Very small batches take other kernels, whose results differ in the last bits.
     """
+    if len(x) <= batch_size:
+        return [x]  # asked for every candidate, some of which take microseconds
     parts = list(x.split(batch_size))
-    if len(parts) > 1 and len(parts[-1]) < min(16, batch_size):
+    if len(parts[-1]) < min(16, batch_size):
         start = (len(parts) - 2) * batch_size
         parts[-2:] = [x[start:]]
     return parts

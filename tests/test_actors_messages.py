@@ -72,11 +72,11 @@ class Recorded(SimpleNamespace):
         return self
 
 
-def pretended_evaluator() -> SimpleNamespace:
+def pretended_evaluator(batch_size: int | None = None) -> SimpleNamespace:
     here = torch.device("cpu")
     return SimpleNamespace(
         model=Recorded(), layout=None, reduction=Recorded(device=here), objectives=[SimpleNamespace(name="nothing")],
-        data=Recorded(device=here, x=torch.zeros(3, 4)), batch_size=4_096, stage_names=None, cache_bytes=1,
+        data=Recorded(device=here, x=torch.zeros(3, 4)), batch_size=batch_size, stage_names=None, cache_bytes=1,
         strategy="auto", precision="float32",
     )  # fmt: skip
 
@@ -111,6 +111,8 @@ def test_an_actor_with_a_card_takes_network_blocks_and_data_there(two_cards, num
     on_own_card(evaluator, actor_of(num_gpus_per_actor, index))
     assert {two_cards[what] for what in ("model", "reduction", "data")} == {torch.device(device)}
     assert two_cards["batch_size"] is None, "the default of the card, not of the CPU"
+    on_own_card(pretended_evaluator(batch_size=200), actor_of(num_gpus_per_actor, index))
+    assert two_cards["batch_size"] == 200
     assert home.device == torch.device("cpu"), "the problem's own blocks stay where its candidates are"
 
 

@@ -31,7 +31,7 @@ def network() -> nn.Sequential:
     return trained(nn.Sequential(*layers, nn.Linear(32, 10)))
 
 
-def problem_of(objective: str, racing: bool, data=DATA, **options) -> NetworkProblem:
+def problem_of(objective: str, racing: bool, data=DATA, batch_size: int | None = 20, **options) -> NetworkProblem:
     def reduction(theta0: Tensor) -> HistogramBlocking:
         return HistogramBlocking(theta0, 40, mode="offset")
 
@@ -42,7 +42,7 @@ def problem_of(objective: str, racing: bool, data=DATA, **options) -> NetworkPro
         reduction=reduction,
         racing=racing,
         seed=3,
-        batch_size=20,
+        batch_size=batch_size,
         strategy="views",
         **options,
     )
@@ -77,6 +77,13 @@ def test_so_it_is_on_changing_batches_and_with_a_pull(parents, pull):
     raced, plain = (way_of(DE(problem, popsize=8, **AROUND)) for problem in problems)
     assert all(torch.equal(one, other) for one, other in zip(raced, plain, strict=True))
     assert problems[0].num_samples_seen < problems[1].num_samples_seen
+
+
+def test_images_are_raced_in_pieces_that_are_smaller_than_a_forward_pass():
+    problems = [problem_of("f1_macro", racing, batch_size=None) for racing in (True, False)]
+    raced, plain = (way_of(DE(problem, popsize=8, **AROUND)) for problem in problems)
+    assert all(torch.equal(one, other) for one, other in zip(raced, plain, strict=True))
+    assert problems[0].num_samples_seen < 0.95 * problems[1].num_samples_seen
 
 
 def test_losses_that_are_far_too_high_are_seen_early():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from evohbde.data import TensorData
-from evohbde.stages import PrefixCache, Stages, find_stages, pieces
+from evohbde.stages import PrefixCache, Stages, find_stages, pieces, samples_at_once, widest_output
 
 
 def nested() -> nn.Sequential:
@@ -242,3 +242,20 @@ def test_pieces_leave_no_small_rest(num, batch_size):
     assert all(len(part) == batch_size for part in parts[:-1])
     assert len(parts[-1]) < batch_size + 16
     assert len(parts) == 1 or len(parts[-1]) >= min(16, batch_size)
+
+
+@given(widest=st.integers(1, 10**8))
+def test_a_cpu_takes_as_many_samples_at_once_as_its_cache_holds(widest):
+    num = samples_at_once(widest, torch.device("cpu"))
+    assert num % 32 == 0
+    assert 32 <= num <= 4_096
+    assert num == 32 or 4 * num * widest <= 4 << 20
+    assert num == 4_096 or 4 * (num + 32) * widest > 4 << 20
+    assert samples_at_once(widest, torch.device("cuda")) == 4_096
+
+
+@torch.inference_mode()
+def test_the_widest_output_may_be_that_of_a_part(images):
+    layers = [nn.Conv2d(1, 5, 3, padding=1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(80, 10)]
+    assert widest_output(nn.Sequential(*layers), images[:3]) == 5 * 8 * 8
+    assert widest_output(nn.Flatten(), images[:3]) == 64

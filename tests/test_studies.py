@@ -60,6 +60,21 @@ def test_cifar100_needs_its_images_and_a_wrong_network_is_named(tmp_path):
         published.measure(published.Study("vgg"), [0], tmp_path)
 
 
+def test_all_searchers_stand_in_order_with_what_is_shown_against_de(tmp_path, monkeypatch):
+    monkeypatch.setattr(digits, "every_searcher", lambda: {"DE": "DE", **digits.SEARCHERS})
+    monkeypatch.setattr(digits, "SEARCHERS", {name: digits.SEARCHERS[name] for name in ("Adam", "random search")})
+    monkeypatch.setattr(digits, "REDUCTIONS", {name: digits.REDUCTIONS[name] for name in ("offset blocks", "head")})
+    digits.measure("shifted_mlp", [0, 1], 40, all_searchers=True, out=tmp_path / "out", num_workers=1)
+    lines = (tmp_path / "published" / "study-digits-shifted-mlp-all.md").read_text().splitlines()
+    rows = {line.split(" | ")[0][2:]: line.split(" | ")[1:] for line in lines if line.startswith("| ")}
+    assert list(rows)[-1] == "untouched"
+    medians = [float(row[1].split()[0]) for row in list(rows.values())[2:5]]
+    assert medians == sorted(medians, reverse=True)
+    assert rows["DE"][0] == ""
+    assert rows["Adam"][0] == "not shown (ahead on 2 of 2, p = 1)"
+    assert any(line.startswith("- Of 3 pairs of offset blocks and another reduction") for line in lines)
+
+
 def test_the_digits_study_fills_a_cell_for_every_pair(tmp_path, monkeypatch):
     monkeypatch.setattr(digits, "SEARCHERS", {"SNES": digits.SEARCHERS["SNES"], "Adam": digits.SEARCHERS["Adam"]})
     monkeypatch.setattr(digits, "REDUCTIONS", {name: digits.REDUCTIONS[name] for name in ("offset blocks", "head")})

@@ -11,6 +11,7 @@ from benchmarks.contenders import OURS, PACKAGES
 from benchmarks.studies.records import keep, resume
 from benchmarks.tables import markdown, publish
 from evohbde.comparison import Comparison
+from evohbde.comparison.evidence import Pair, in_words
 
 NUM_TRAIN = 300
 """Samples of the search, so that both budgets of a run are the same."""
@@ -65,7 +66,7 @@ def measure(
     options = "" if num_evaluations == 500 else f" --num-evaluations {num_evaluations}"
     options += " --all-searchers" if all_searchers else ""
     command = f"python -m benchmarks study-digits --network {network} --seeds {seeds[0]}-{seeds[-1]}{options}"
-    publish(name, f"{matrix(found)}\n\n{words(found)}", command)
+    publish(name, overview(found) if all_searchers else f"{matrix(found)}\n\n{words(found)}", command)
 
 
 def every_searcher() -> dict[str, str]:
@@ -80,14 +81,35 @@ def every_searcher() -> dict[str, str]:
 
 def matrix(found: Comparison) -> str:
     """Median held-out macro-F1 over seeds, searchers by reductions, with quartiles below."""
-    scores = found.scores()
-    lines = []
+    return markdown(["searcher", *found.settings["reductions"]], _lines(found))
+
+
+def overview(found: Comparison, control: str = "DE") -> str:
+    """The matrix, best searcher first, with what is shown against `control` beside it; reductions that differ below."""
+    first, *others = found.settings["reductions"]
+    alone = found.only(reductions=[first])
+    medians = {name: median(of.values()) for name, of in alone.scores().items()}
+    beside = {alone.methods[pair.second]: _against(pair) for pair in alone.pairs(control=control)}
+    lines = [
+        [name, beside.get(name, ""), *cells]
+        for name, *cells in sorted(_lines(found), key=lambda line: medians.get(line[0], 0.0), reverse=True)
+    ]
+    table = markdown(["searcher", f"against {control}, {first}", first, *others], lines)
+    shown, num_pairs = [], 0
     for searcher in found.settings["searchers"]:
-        cells = [_cell(list(scores[f"{searcher}, {one}"].values())) for one in found.settings["reductions"]]
-        lines.append([searcher, *cells])
-    untouched = found.untouched()
-    lines.append(["untouched", _cell(untouched)] + [""] * (len(found.settings["reductions"]) - 1))
-    return markdown(["searcher", *found.settings["reductions"]], lines)
+        own = found.only(searchers=[searcher])
+        pairs = own.pairs(control=f"{searcher}, {first}")
+        num_pairs += len(pairs)
+        shown += [
+            in_words(one, own.methods[one.first], own.methods[one.second], len(pairs)) for one in pairs if one.is_shown
+        ]
+    said = alone.verdicts(control=control)
+    remarks = [f"- In {first}: {line[0].lower()}{line[1:]}" for line in said[: len(said) - len(beside)]]
+    remarks.append(
+        f"- Of {num_pairs} pairs of {first} and another reduction under the same searcher, {len(shown)} are shown to "
+        f"differ (Wilcoxon, Holm's correction within a searcher){':' if shown else '.'}"
+    )
+    return "\n".join((table, "", *remarks, *(f"    - {one}" for one in shown)))
 
 
 def words(found: Comparison) -> str:
@@ -100,6 +122,24 @@ def words(found: Comparison) -> str:
             lines += ["", f"Reductions under {searcher}, each against {first}:"]
             lines += found.only(searchers=[searcher]).verdicts(control=f"{searcher}, {first}")
     return "\n".join(f"- {line}" if line and not line.endswith(":") else f"{line}\n" for line in lines)
+
+
+def _lines(found: Comparison) -> list[list[str]]:
+    scores = found.scores()
+    lines = []
+    for searcher in found.settings["searchers"]:
+        cells = [_cell(list(scores[f"{searcher}, {one}"].values())) for one in found.settings["reductions"]]
+        lines.append([searcher, *cells])
+    return [*lines, ["untouched", _cell(found.untouched())] + [""] * (len(found.settings["reductions"]) - 1)]
+
+
+def _against(pair: Pair) -> str:
+    """What is shown of the second against the first."""
+    ahead = pair.num_behind >= pair.num_ahead
+    seeds = f"{max(pair.num_ahead, pair.num_behind)} of {pair.num_seeds}, p = {pair.p_holm:.2g}"
+    if not pair.is_shown:
+        return f"not shown ({'ahead' if ahead else 'behind'} on {seeds})"
+    return f"{'ahead' if ahead else 'behind'} on {seeds}"
 
 
 def _cell(values: list[float]) -> str:

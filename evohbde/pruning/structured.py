@@ -153,7 +153,7 @@ class StructuredProblem(BaseProblem):
         recalibrate: BatchNorm statistics are re-estimated on so many samples in every candidate; 0: not at all.
         device: Where networks live; None: the data's device.
         num_actors, num_gpus_per_actor, seed: As in EvoTorch. Latencies taken by several actors disturb each other.
-        batch_size: Samples per forward pass; None: 100 for images on a CPU, else up to 4,096.
+        batch_size: Samples per forward pass; None: found by the sizes of the network's layers.
 
     Raises:
         ValueError: If model and data do not fit, or `recalibrate` is not from 0 to the number of samples.
@@ -195,7 +195,7 @@ class StructuredProblem(BaseProblem):
             raise ValueError("`pruning` was built from another network: StructuredPruning(model, data.x)")
         self.pruning = deepcopy(pruning or StructuredPruning(model, self.data.x)).to(self.data.device)
         self.recalibrate = int(recalibrate)
-        self.batch_size = batch_size or default_batch_size(self.data.x)
+        self.batch_size = batch_size or default_batch_size(model, self.data.x)
         self._share = MultiplyAddsShare(model, self.data.x[:NUM_PROBES])
         self.objectives = _resolve(objectives, model, self.data, self._share)
         self.objective_names: tuple[str, ...] = tuple(objective.name for objective in self.objectives)

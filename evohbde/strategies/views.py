@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from evohbde.layout import ParameterLayout
 from evohbde.reductions import Reduction
-from evohbde.stages import PROBE_SAMPLES, Stages, find_stages
+from evohbde.stages import PROBE_SAMPLES, Stages, find_stages, widest_output
 
 
 class Working:
@@ -34,7 +34,7 @@ class Working:
         probe = probe[:PROBE_SAMPLES]
         with torch.inference_mode():
             self.num_outputs = self.network(probe)[0].numel()
-            self.widest = _widest(self.network, probe)
+            self.widest = widest_output(self.network, probe)
             self.stages: Stages = find_stages(self.network, probe, stage_names)
         parameters = dict(self.network.named_parameters())
         self.depth = self.stages.first_searched(parameters[name] for name in layout.names)
@@ -111,17 +111,3 @@ class Views(Strategy):
 
     def run(self, features: Tensor) -> Tensor:
         return self.working.stages.run(features, self.working.depth)[None]
-
-
-def _widest(network: nn.Module, probe: Tensor) -> int:
-    sizes = [probe[0].numel()]
-
-    def measure(module: nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            sizes.append(output.numel() // len(probe))
-
-    hooks = [module.register_forward_hook(measure) for module in network.modules()]
-    network(probe)
-    for hook in hooks:
-        hook.remove()
-    return max(sizes)
