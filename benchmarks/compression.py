@@ -22,7 +22,7 @@ from evohbde.compress.codebook_front import codebook_front
 from evohbde.compress.compact import CODINGS, load_compact, save_compact
 from evohbde.compress.quantization import quantize, quantized_weights, train_quantized
 from evohbde.data import Task, TensorData
-from evohbde.evaluator import predict, score
+from evohbde.outputs import predict, score
 from evohbde.parts import norm_names
 from evohbde.pruning.pipeline import prune
 from evohbde.recovery import repair

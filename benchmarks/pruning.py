@@ -16,8 +16,8 @@ from torch import nn
 
 from benchmarks.tables import markdown, publish, spread, write_csv
 from evohbde.data import Task
-from evohbde.evaluator import score
 from evohbde.history import History
+from evohbde.outputs import score
 from evohbde.pruning.allocated import FIT_SAMPLES, MAGNITUDE_LEVELS, AllocatedPruning
 from evohbde.pruning.archive import Archive, Pruned, as_pruned, union
 from evohbde.pruning.baselines import GLOBAL, UNIFORM, global_magnitude_masks, random_masks, uniform_magnitude_masks

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from benchmarks.pruning import NETWORKS
 from benchmarks.tables import markdown, publish, write_csv
 from evohbde.data import TensorData
-from evohbde.evaluator import score
 from evohbde.layout import ParameterLayout
+from evohbde.outputs import score
 from evohbde.pruning.baselines import global_magnitude_masks
 from evohbde.pruning.pipeline import prunable_layout
 from evohbde.reductions import HistogramBlocking, magnitude_blocks

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.tables import markdown, publish, write_csv
 from evohbde import run_until
-from evohbde.evaluator import score
+from evohbde.outputs import score
 from evohbde.pruning.latency import Latency, measure
 from evohbde.pruning.structured import StructuredProblem
 from evohbde.searchers import NSGA2

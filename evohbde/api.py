@@ -22,12 +22,12 @@ from evohbde.data import SuperBatches as SuperBatches
 from evohbde.data import Task as Task
 from evohbde.data import TensorData as TensorData
 from evohbde.distillation import Distillation as Distillation
-from evohbde.evaluator import score as score
 from evohbde.finetune import FineTuneResult as FineTuneResult
 from evohbde.finetune import fine_tune as fine_tune
 from evohbde.gradient import pretrain as pretrain
 from evohbde.gradient_searcher import GradientSearcher as GradientSearcher
 from evohbde.layout import ParameterLayout as ParameterLayout
+from evohbde.outputs import score as score
 from evohbde.parts import bias_names as bias_names
 from evohbde.parts import head_names as head_names
 from evohbde.parts import norm_names as norm_names

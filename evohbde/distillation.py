@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evohbde.data import TensorData
-from evohbde.evaluator import predict
 from evohbde.objectives import CrossEntropy, Objective
+from evohbde.outputs import predict
 from evohbde.stages import pieces, samples_at_once
 
 Teacher = nn.Module | Callable[[Tensor], Tensor]

@@ -103,10 +103,10 @@ class Engine:
 
     def room(self, num_candidates: int, num_samples: int) -> Tensor:
         """Room for the outputs of a population, `(N, B, C)`; the same memory again wherever the shape allows."""
-        shape = (num_candidates, num_samples, self.working.num_outputs)
-        if self._room is None or self._room.shape != shape:
-            self._room = self.working.theta.new_empty(shape)
-        return self._room
+        shape = (num_samples, self.working.num_outputs)
+        if self._room is None or self._room.shape[1:] != shape or len(self._room) < num_candidates:
+            self._room = self.working.theta.new_empty(num_candidates, *shape)
+        return self._room[:num_candidates]
 
     def load(self, z: Tensor) -> Tensor:
         """Write a group of candidates into the network; returns their weights, `(p, D)`, valid until the next call."""

@@ -13,22 +13,23 @@ from evohbde.data import TensorData
 from evohbde.engine import Engine
 from evohbde.journal import Answer, recorded
 from evohbde.layout import ParameterLayout
-from evohbde.objectives import AnyObjective, Objective, ObjectiveLike, WeightObjective, has_finite_outputs, resolve
+from evohbde.objectives import AnyObjective, Objective, WeightObjective, has_finite_outputs
 from evohbde.racing import Contest, Racer, SampleOrder
 from evohbde.reductions import Reduction
-from evohbde.stages import CACHE_BYTES, PROBE_SAMPLES, pieces, samples_at_once, widest_output
+from evohbde.stages import CACHE_BYTES
 from evohbde.strategies import Choice, check_precision, check_strategy, computing, recall_choice
 
 LOGIT_BYTES = 64 << 20
 """Outputs of so many candidates are judged together as fit into this size."""
+
+HOT_BYTES = 2 << 20
+"""So many on a CPU, whose cache then holds them, unless the order of the samples is learned from all of them."""
 
 RACED_IMAGES = 96
 """Images on a CPU after which a race looks at its bound: where a pass is cheaper than that, it takes whole pieces."""
 
 COMPARED = 4
 """Candidates that are scored in float32 too, to say by how much a lower precision changes scores."""
-
-REPORTED = ("f1_macro", "accuracy", "balanced_accuracy", "cross_entropy")
 
 
 class NetworkEvaluator:
@@ -227,16 +228,18 @@ class NetworkEvaluator:
         """Score candidates in full, and let the order of the samples learn from them by this share."""
         labels = self.data.y[span]
         strategy, features = engine.start(features)
-        for some in rows.split(_rows_at_once(strategy.group, len(labels) * engine.working.num_outputs * 4)):
+        limit = HOT_BYTES if z.device.type == "cpu" and not share else LOGIT_BYTES
+        for some in rows.split(_rows_at_once(strategy.group, len(labels) * engine.working.num_outputs * 4, limit)):
             logits = engine.room(len(some), len(labels)) if self._output_objectives else None
+            candidates = z[some]
             for start in range(0, len(some), strategy.group):
-                group = some[start : start + strategy.group]
-                theta = engine.load(z[group])
+                group = slice(start, min(start + strategy.group, len(some)))
+                theta = engine.load(candidates[group])
                 for j, objective in enumerate(self.objectives):
                     if isinstance(objective, WeightObjective):
-                        scores[group, j] = torch.stack([objective(one).double() for one in theta])
+                        scores[some[group], j] = torch.stack([objective(one).double() for one in theta])
                 if logits is not None:
-                    engine.forward(features, logits[start : start + len(group)])
+                    engine.forward(features, logits[group])
             if logits is not None:
                 self._judge(some, logits, span, scores)
                 if share:
@@ -296,102 +299,6 @@ class NetworkEvaluator:
             self.order.learn(logits, labels, span, 1 / len(rows))
 
 
-@torch.inference_mode()
-def default_batch_size(network: nn.Module, x: Tensor) -> int:
-    """Samples per forward pass of a network in evaluation mode, found by the sizes of its outputs on a few of them."""
-    return samples_at_once(widest_output(network, x[:PROBE_SAMPLES]), x.device)
-
-
-def _rows_at_once(group: int, bytes_per_row: int) -> int:
-    """Candidates whose outputs are judged together: whole groups that fit into `LOGIT_BYTES`."""
-    return max(1, LOGIT_BYTES // max(1, bytes_per_row * group)) * group
-
-
-@torch.inference_mode()
-def predict(network: nn.Module, data: TensorData, *, batch_size: int | None = None) -> Tensor:
-    """Outputs of one network in evaluation mode: `(n, C)`; the mode of each module is put back afterwards."""
-
-    def compute() -> Answer:
-        return Answer({"outputs": _outputs(network, data, batch_size)})
-
-    return recorded("outputs", lambda: _asked(network, data), compute).tensors["outputs"].to(data.device)
-
-
-def _asked(network: nn.Module, data: TensorData) -> list[object]:
-    """What the outputs of a network depend on: its numbers, and which samples they are, told by their labels."""
-    state = [value for value in network.state_dict().values() if isinstance(value, Tensor)]
-    return [*state, tuple(data.x.shape), data.y]
-
-
-def _outputs(network: nn.Module, data: TensorData, batch_size: int | None) -> Tensor:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        with computing("float32", data.device):
-            outputs = [network(x) for x in pieces(data.x, batch_size or default_batch_size(network, data.x))]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def score(
-    network: nn.Module,
-    data: TensorData,
-    objectives: Sequence[ObjectiveLike] = REPORTED,
-    *,
-    layout: ParameterLayout | None = None,
-) -> dict[str, float]:
-    """Score one network in evaluation mode, in full precision: one number per objective name.
-
-    `layout` names the weights that objectives of weights judge; None: all that are not frozen.
-    """
-    found = [objective.for_data(data) for objective in resolve(objectives)]
-
-    def compute() -> Answer:
-        return Answer({}, _scores(network, data, found, layout))
-
-    names = [objective.name for objective in found]
-    return dict(recorded("score", lambda: [*_asked(network, data), *names], compute).facts)
-
-
-def _scores(
-    network: nn.Module, data: TensorData, objectives: Sequence[AnyObjective], layout: ParameterLayout | None
-) -> dict[str, float]:
-    logits = predict(network, data)[None]
-    scores = {}
-    for objective in objectives:
-        if isinstance(objective, WeightObjective):
-            scores[objective.name] = float(objective((layout or ParameterLayout(network)).flatten(network)))
-        else:
-            scores[objective.name] = float(objective(logits, data.y)[0])
-    return scores
-
-
-def check_outputs(model: nn.Module, data: TensorData) -> None:
-    """Run some samples through `model` and say in one sentence what does not fit.
-
-    Raises:
-        ValueError: If the model fails on the inputs, returns anything but `(B, C)`, or has too few classes.
-    """
-    probe = data.x[:2]
-    try:
-        outputs = _outputs(model, TensorData(probe, data.y[:2]), None)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"the model fails on inputs of shape {tuple(probe.shape)} and type {probe.dtype}: {error}; "
-            "give `x` the shape and type that its first layer takes"
-        ) from error
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(probe):
-        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ValueError(f"expected the model to return class scores of shape ({len(probe)}, C), got {got}")
-    if not bool(outputs.isfinite().all()):
-        raise ValueError(
-            "the model gives NaN or infinite outputs as it is, so that nothing could be compared with it: mend its "
-            "weights, or scale `x` as in its training"
-        )
-    if outputs.shape[1] < data.num_classes:
-        raise ValueError(
-            f"the labels reach {data.num_classes - 1} but the model has only {outputs.shape[1]} outputs: "
-            f"give it at least {data.num_classes}, or renumber the labels from 0"
-        )
+def _rows_at_once(group: int, bytes_per_row: int, limit: int) -> int:
+    """Candidates whose outputs fit into so many bytes: whole groups of them, at least one."""
+    return max(1, limit // max(1, bytes_per_row * group)) * group

@@ -13,7 +13,6 @@ from torch import nn
 
 from evohbde.checkpoint import checkpointing, describe_job, recorded_training
 from evohbde.data import TensorData
-from evohbde.evaluator import check_outputs, score
 from evohbde.gradient import pretrain
 from evohbde.gradient import train as train_with_gradients
 from evohbde.hbde_2024 import HBDE2024
@@ -21,6 +20,7 @@ from evohbde.history import History, Row
 from evohbde.journal import seal
 from evohbde.judge import Entry, judge, markdown_table
 from evohbde.layout import ParameterLayout
+from evohbde.outputs import check_outputs, score
 from evohbde.preset_base import Assignment, Outcome, Preset
 from evohbde.record import Origin, RunRecord, describe_environment
 from evohbde.rundir import save_run

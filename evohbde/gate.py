@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evohbde.data import TensorData
-from evohbde.evaluator import predict
+from evohbde.outputs import predict
 
 
 class Gate:

@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from evohbde.data import TensorData
-from evohbde.evaluator import check_outputs
 from evohbde.optimizers import needs_closure, resolve_optimizer
+from evohbde.outputs import check_outputs
 from evohbde.threads import threads_for
 
 GRADIENT_STEP_COST = 3

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from evohbde.data import TensorData
-from evohbde.evaluator import predict, score
+from evohbde.outputs import predict, score
 from evohbde.statistics import Interval, bootstrap_difference, bootstrap_score
 
 COLUMNS = ("network", "macro-F1 [95 %]", "gain in F1 [95 %]", "accuracy", "cross-entropy", "sample forwards")

@@ -14,9 +14,10 @@ from torch.func import functional_call
 from evohbde.actors import on_own_card
 from evohbde.checkpoint import describe_data, describe_network, describe_objectives, describe_reduction
 from evohbde.data import SuperBatches, TensorData
-from evohbde.evaluator import REPORTED, NetworkEvaluator, check_outputs, score
+from evohbde.evaluator import NetworkEvaluator
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import ObjectiveLike, resolve
+from evohbde.outputs import REPORTED, check_outputs, score
 from evohbde.problem_base import BaseProblem
 from evohbde.reductions import HistogramBlocking, Reduction
 from evohbde.scale import reduced_stdev, weight_stdev

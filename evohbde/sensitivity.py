@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from evohbde.data import TensorData
-from evohbde.evaluator import NetworkEvaluator, predict
+from evohbde.evaluator import NetworkEvaluator
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import Divergence
+from evohbde.outputs import predict
 from evohbde.reductions import Reduction
 
 

@@ -19,9 +19,9 @@ from evotorch.algorithms.searchalgorithm import SearchAlgorithm
 from torch import nn
 
 from evohbde.data import SuperBatches, TensorData, stratified_order
-from evohbde.evaluator import check_outputs
 from evohbde.gate import Gate
 from evohbde.layout import ParameterLayout
+from evohbde.outputs import check_outputs
 from evohbde.parts import head_names, norm_names
 from evohbde.preset_base import Assignment, Outcome
 from evohbde.problem import NetworkProblem

@@ -224,10 +224,11 @@ def pieces(x: Tensor, batch_size: int) -> list[Tensor]:
 
     Very small batches take other kernels, whose results differ in the last bits.
     """
-    if len(x) <= batch_size:
+    smallest = min(16, batch_size)
+    if len(x) < batch_size + smallest:
         return [x]  # asked for every candidate, some of which take microseconds
     parts = list(x.split(batch_size))
-    if len(parts[-1]) < min(16, batch_size):
+    if len(parts[-1]) < smallest:
         start = (len(parts) - 2) * batch_size
         parts[-2:] = [x[start:]]
     return parts

@@ -13,9 +13,9 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from evohbde.data import TensorData
-from evohbde.evaluator import predict
 from evohbde.finetune import fine_tune
 from evohbde.hbde_2024 import HBDE2024
+from evohbde.outputs import predict
 from evohbde.problem import NetworkProblem
 from evohbde.problem_base import BaseProblem
 from evohbde.pruning.pipeline import prune

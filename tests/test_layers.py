@@ -18,7 +18,7 @@ LAYERS = (
     {"durable", "journal", "layout", "parts", "metrics", "data", "statistics", "optimizers", "reductions", "scale"}
     | {"threads"},
     {"objectives", "stages", "strategies", "engine", "racing", "evaluator", "searchers", "run", "actors"}
-    | {"distillation"},
+    | {"distillation", "outputs"},
     {
         "problem_base",
         "problem",

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from evohbde import evaluator
 from evohbde.data import SuperBatches, TensorData
-from evohbde.evaluator import score
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import CrossEntropy, Function
+from evohbde.outputs import score
 from evohbde.problem import NetworkProblem
 from evohbde.reductions import HistogramBlocking, Identity, RandomBlocking
 from evohbde.strategies import batched
@@ -119,8 +119,9 @@ def test_scores_do_not_depend_on_order_neighbours_or_pieces(build, monkeypatch):
     order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
     assert torch.equal(scores_of(problem, z[order]), together[order])
     assert torch.equal(torch.cat([scores_of(problem, one[None]) for one in z]), together)
-    monkeypatch.setattr(evaluator, "LOGIT_BYTES", 3 * 120 * 10 * 4)
-    assert torch.equal(scores_of(problem, z), together)
+    for limit in ("HOT_BYTES", "LOGIT_BYTES"):
+        monkeypatch.setattr(evaluator, limit, 3 * 120 * 10 * 4)
+        assert torch.equal(scores_of(problem, z), together)
 
 
 @pytest.mark.parametrize("pieces", [{"subbatch_size": 7}, {"num_subbatches": 3}, {}])

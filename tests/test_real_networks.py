@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from evohbde.data import TensorData, stratified_order
-from evohbde.evaluator import predict, score
 from evohbde.layout import ParameterLayout
+from evohbde.outputs import predict, score
 from evohbde.reductions import HistogramBlocking, KMeansBlocking, Reduction
 from problems import cifar
 from problems.networks import resnet20, resnet56

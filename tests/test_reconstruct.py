@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from evohbde.evaluator import score
+from evohbde.outputs import score
 from evohbde.reconstruct import Reconstructor, conjugate_gradients
 from problems.digits import cnn as digits_cnn
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from evohbde.evaluator import score
 from evohbde.layout import ParameterLayout
+from evohbde.outputs import score
 from evohbde.parts import prunable_names
 from evohbde.pruning.baselines import uniform_magnitude_masks
 from evohbde.pruning.scoring import MaskScorer

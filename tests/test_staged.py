@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from evohbde import HistogramBlocking, ParameterLayout, TensorData, fine_tune
-from evohbde.evaluator import predict
 from evohbde.gate import Gate
+from evohbde.outputs import predict
 from evohbde.parts import head_names, norm_names
 from evohbde.recalibrate import batch_norms, by_depth, recalibrated
 from evohbde.sensitivity import probe_stdev

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from evohbde.compress.codebook import BlockingLike, BlockMerging, CodebookSize
 from evohbde.data import TensorData
-from evohbde.evaluator import check_outputs
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import AnyObjective, ObjectiveLike, WeightObjective, resolve
+from evohbde.outputs import check_outputs
 from evohbde.problem import NetworkProblem
 from evohbde.pruning.archive import Pruned
 from evohbde.pruning.bits import pack

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from evohbde.data import TensorData
-from evohbde.evaluator import predict
 from evohbde.objectives import AnyObjective, Divergence, resolve
+from evohbde.outputs import predict
 from evohbde.pruning.allocation import allocate
 from evohbde.pruning.archive import Pruned, as_pruned
 from evohbde.pruning.baselines import GLOBAL, UNIFORM

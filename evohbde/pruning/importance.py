@@ -11,8 +11,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from evohbde.data import TensorData
-from evohbde.evaluator import check_outputs
 from evohbde.layout import ParameterLayout
+from evohbde.outputs import check_outputs
 from evohbde.reductions.base import check_weights
 
 GRADIENT_BYTES = 1 << 28

@@ -13,11 +13,11 @@ from torch import nn
 
 from evohbde.checkpoint import checkpointing, describe_job
 from evohbde.data import TensorData
-from evohbde.evaluator import check_outputs
 from evohbde.history import History, Row
 from evohbde.journal import seal
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import ObjectiveLike
+from evohbde.outputs import check_outputs
 from evohbde.parts import prunable_names
 from evohbde.pruning.allocated import AllocatedPruning
 from evohbde.pruning.archive import Pruned, as_pruned

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from evohbde.data import TensorData
-from evohbde.evaluator import REPORTED, score
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import (
     AnyObjective,
@@ -21,6 +20,7 @@ from evohbde.objectives import (
     WeightObjective,
     resolve,
 )
+from evohbde.outputs import REPORTED, score
 
 DEFAULT_OBJECTIVES = ("error", "density")
 

@@ -11,8 +11,8 @@ from evotorch import Solution, SolutionBatch
 from torch import Tensor, nn
 
 from evohbde.data import TensorData
-from evohbde.evaluator import REPORTED, check_outputs, default_batch_size, predict, score
 from evohbde.objectives import Objective, ObjectiveLike, has_finite_outputs, resolve
+from evohbde.outputs import REPORTED, check_outputs, default_batch_size, predict, score
 from evohbde.problem_base import BaseProblem
 from evohbde.pruning.channels import ChannelGroup, find_groups, importance, masked, shrunk
 from evohbde.pruning.cost import MultiplyAddsShare, NetworkObjective, ParameterShare

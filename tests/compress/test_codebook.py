@@ -10,8 +10,8 @@ from scipy.stats import entropy
 from evohbde.compress.codebook import BlockMerging, CodebookSize, SharedValues, share_weights
 from evohbde.compress.codebook_front import codebook_front
 from evohbde.compress.compact import load_compact, save_compact
-from evohbde.evaluator import score
 from evohbde.layout import ParameterLayout
+from evohbde.outputs import score
 from evohbde.parts import prunable_names
 from evohbde.recovery import repair
 from evohbde.reductions import HistogramBlocking, KMeansBlocking, QuantileBlocking, merge_blocks

@@ -9,8 +9,8 @@ from torch import nn
 
 from evohbde.compress.compact import load_compact, save_compact
 from evohbde.compress.quantization import KINDS, quantize, quantized_weights, scale_names, train_quantized
-from evohbde.evaluator import predict, score
 from evohbde.layout import ParameterLayout
+from evohbde.outputs import predict, score
 from evohbde.problem import NetworkProblem
 from evohbde.recovery import repair
 from evohbde.reductions import Identity

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from evohbde.evaluator import predict
 from evohbde.history import History
 from evohbde.layout import ParameterLayout
+from evohbde.outputs import predict
 from evohbde.parts import prunable_names
 from evohbde.pruning.allocated import AllocatedPruning
 from evohbde.pruning.bits import unpack

@@ -13,7 +13,7 @@ from sklearn.metrics import zero_one_loss
 from torch import nn
 
 from evohbde.data import TensorData
-from evohbde.evaluator import score
+from evohbde.outputs import score
 from evohbde.recalibrate import batch_norms
 from evohbde.reconstruct import Reconstructor
 from evohbde.run import run_until

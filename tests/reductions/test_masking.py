@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
-from evohbde.evaluator import score
 from evohbde.layout import ParameterLayout
+from evohbde.outputs import score
 from evohbde.reductions import GroupMask, HistogramBlocking, RandomBlocking, Reduction, channel_groups
 from evohbde.testing import check_reduction
 from tests.small_networks import cnn, digits

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pymoo.algorithms.moo.nsga2 import NSGA2 as PymooNSGA2
 from torch import Tensor
 
-from evohbde.evaluator import predict
 from evohbde.layout import ParameterLayout
+from evohbde.outputs import predict
 from evohbde.parts import prunable_names
 from evohbde.problem import NetworkProblem
 from evohbde.pymoo_bridge import PymooSearcher

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from evohbde.evaluator import NetworkEvaluator, score
+from evohbde.evaluator import NetworkEvaluator
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import CrossEntropy, resolve
+from evohbde.outputs import score
 from evohbde.problem import NetworkProblem
 from evohbde.reductions import RandomBlocking
 from evohbde.strategies import computing, precision
