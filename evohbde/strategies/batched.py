@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from evohbde.reductions import Reduction
+from evohbde.strategies.onednn import has_product, product
 from evohbde.strategies.views import Strategy, Working
 
 ELEMENTWISE = (
@@ -36,11 +37,12 @@ GROUP_BYTES = 1 << 21
 GROUP_BYTES_CUDA = 1 << 28
 """A GPU wants many candidates at once, and has room for them."""
 
-COLUMNS = 16
-"""Products with fewer columns take other kernels, whose results differ in the last bits."""
+GRAIN = 16
+"""Samples are the columns of all products here, and products of rows that do not start at a multiple of 16 bytes take
+other kernels, whose results differ in the last bits."""
 
-GRAIN = 4
-"""So do products of a matrix that does not start at a multiple of 16 bytes: rows and widths are kept to this."""
+FEWEST_COLUMNS = 32
+"""So do products of fewer columns."""
 
 
 def group_bytes(device: torch.device) -> int:
@@ -93,35 +95,35 @@ class Batched(Strategy):
 
     def run(self, features: Tensor) -> Tensor:
         num = len(features)
-        missing = -num % GRAIN
-        x = torch.cat([features, features[:missing]]).to(self._dtype) if missing else features.to(self._dtype)
+        x = _padded(features).to(self._dtype)
         for place, module in enumerate(self._chain):
             if isinstance(module, nn.Linear):
                 x = self._linear(place, module, x)
             elif type(module) is nn.ReLU and x.ndim == 3:
                 x = x.relu_()  # what a linear layer has made is ours to overwrite
             elif x.ndim == 3 and x.device.type == "cpu" and not isinstance(module, SAME_EVERYWHERE):
-                x = torch.stack([module(one.contiguous()) for one in x])
+                x = torch.stack([module(one) for one in x])
             else:
                 x = module(x)
-        return x[:, :num]
+        return x[..., :num].transpose(1, 2)
 
     def _linear(self, place: int, module: nn.Linear, x: Tensor) -> Tensor:
+        """Numbers of a group, `(p, outputs, B)`, from those of the layer before or from the samples, `(B, inputs)`."""
         weight = self._of(module.weight)
-        bias = None if module.bias is None else self._of(module.bias)
-        group, num_outputs, num_inputs = weight.shape
+        bias = None if module.bias is None else self._of(module.bias)[..., None]
         if x.ndim == 2:  # all candidates see the same inputs: one product serves them all
-            if group * num_outputs < COLUMNS:
-                repeats = -(-COLUMNS // (group * num_outputs))
-                weight, bias = weight.repeat(repeats, 1, 1), None if bias is None else bias.repeat(repeats, 1)
-            flat = weight.reshape(-1, num_inputs).t()
-            out = self._output(place, (len(x), flat.shape[1]), x)
-            torch.mm(x, flat, out=out) if bias is None else torch.addmm(bias.reshape(-1), x, flat, out=out)
-            out = out.view(len(x), -1, num_outputs).transpose(0, 1)[:group]
-            return out.contiguous() if num_outputs % GRAIN else out
-        out = self._output(place, (*x.shape[:2], num_outputs), x)
-        weight = weight.transpose(1, 2)
-        return torch.bmm(x, weight, out=out) if bias is None else torch.baddbmm(bias[:, None], x, weight, out=out)
+            out = self._shared_product(place, weight, x)
+            return out if bias is None else out.add_(bias)
+        out = self._output(place, (len(weight), weight.shape[1], x.shape[2]), x)
+        return torch.bmm(weight, x, out=out) if bias is None else torch.baddbmm(bias, weight, x, out=out)
+
+    def _shared_product(self, place: int, weight: Tensor, x: Tensor) -> Tensor:
+        rows = weight.reshape(-1, weight.shape[2])
+        if x.dtype == torch.float32 and has_product(x.device):
+            return product(rows, x).view(*weight.shape[:2], len(x))
+        out = self._output(place, (*weight.shape[:2], len(x)), x)
+        torch.mm(rows, x.t(), out=out.view(-1, len(x)))
+        return out
 
     def _output(self, place: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
         # Fresh memory costs more than the arithmetic, so each layer keeps its own.
@@ -135,3 +137,10 @@ class Batched(Strategy):
         if name in self._views:
             return self._views[name]
         return parameter.to(self._dtype).expand(len(self._theta), *parameter.shape)
+
+
+def _padded(features: Tensor) -> Tensor:
+    """Samples, `(B, ...)`, and some of them once more, so that there are as many as products need."""
+    num = len(features)
+    columns = max(FEWEST_COLUMNS, num + -num % GRAIN)
+    return features if columns == num else features[torch.arange(columns, device=features.device) % num]

@@ -21,11 +21,12 @@ from evohbde.stages import PROBE_SAMPLES, pieces
 from evohbde.strategies.batched import Batched, group_bytes
 from evohbde.strategies.folded import Folded
 from evohbde.strategies.graphs import Graphs
+from evohbde.strategies.onednn import OneDNN
 from evohbde.strategies.precision import computing
 from evohbde.strategies.views import Strategy, Views, Working
 from evohbde.strategies.vmapped import MOST_SAMPLES, Vmapped
 
-NAMES = ("auto", "views", "folded", "batched", "vmap", "graphs")
+NAMES = ("auto", "views", "folded", "onednn", "batched", "vmap", "graphs")
 
 TOLERANCE = 1e-3
 """Largest accepted deviation of an output, as a share of the largest output of the same candidate."""
@@ -82,6 +83,9 @@ def build(name: str, working: Working, reduction: Reduction) -> Iterator[Strateg
         for memory_format in (torch.channels_last, torch.contiguous_format):
             if (folded := Folded.build(working, reduction, memory_format)) is not None:
                 yield folded
+    elif name == "onednn":
+        if (onednn := OneDNN.build(working, reduction)) is not None:
+            yield onednn
     elif name == "batched":
         if (batched := Batched.build(working, reduction)) is not None:
             yield batched
@@ -158,6 +162,7 @@ def _reason(name: str, deviation: float) -> str:
         return f"its outputs differ by {deviation:.1e} of the largest one"
     return {
         "folded": "it needs convolutions and a forward method that torch.fx can trace",
+        "onednn": "it needs oneDNN, linear layers, no convolutions, and a forward method that torch.fx can trace",
         "batched": "it needs a chain of nn.Linear and elementwise modules",
         "graphs": "it needs a CUDA device and a network that never waits for it",
     }.get(name, "torch.func.vmap fails on it")

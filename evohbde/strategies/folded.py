@@ -7,12 +7,11 @@ two over the activations per layer. Outputs differ in the last bits of float32; 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx, nn
 
 from evohbde.reductions import Reduction
+from evohbde.strategies.tracing import Calls, trace
 from evohbde.strategies.views import Strategy, Working
 
 
@@ -75,9 +74,8 @@ class Folded(Strategy):
     ) -> Folded | None:
         if not any(isinstance(part, nn.Conv2d) for module in working.tail for part in module.modules()):
             return None
-        try:
-            graph = fx.symbolic_trace(nn.Sequential(*working.tail))
-        except Exception:  # noqa: BLE001 - whatever a user's forward raises when traced, it then runs as it is
+        graph = trace(working)
+        if graph is None:
             return None
         strategy = Folded(working, reduction, graph, memory_format)
         return strategy if strategy._folds else None
@@ -100,16 +98,13 @@ class Folded(Strategy):
 
 
 def _replace_convolutions(graph: fx.GraphModule, memory_format: torch.memory_format) -> list[_Fold]:
-    nodes = [node for node in graph.graph.nodes if node.op == "call_module"]
-    modules: dict[fx.Node, Any] = {node: graph.get_submodule(str(node.target)) for node in nodes}
-    calls = [id(module) for module in modules.values()]
+    calls = Calls(graph)
     folds: list[_Fold] = []
-    for node in nodes:
-        conv = modules[node]
-        if not _is_plain(conv, nn.Conv2d, calls) or conv.padding_mode != "zeros":
+    for node, conv in calls.modules.items():
+        if not calls.is_plain(node, nn.Conv2d) or not calls.is_only_call(node) or conv.padding_mode != "zeros":
             continue
-        norm_node = _norm_behind(node, modules, calls)
-        fold = _Fold(conv, None if norm_node is None else modules[norm_node], memory_format)
+        norm_node = _norm_behind(node, calls)
+        fold = _Fold(conv, None if norm_node is None else calls.modules[norm_node], memory_format)
         name = f"folded_{len(folds)}"
         graph.add_submodule(name, fold.executed)
         last = norm_node or node
@@ -123,15 +118,7 @@ def _replace_convolutions(graph: fx.GraphModule, memory_format: torch.memory_for
     return folds
 
 
-def _norm_behind(node: fx.Node, modules: dict[fx.Node, Any], calls: list[int]) -> fx.Node | None:
-    users = list(node.users)
-    if len(users) != 1 or users[0].op != "call_module":
-        return None
-    norm = modules[users[0]]
-    return users[0] if _is_plain(norm, nn.BatchNorm2d, calls) and norm.running_var is not None else None
-
-
-def _is_plain(module: nn.Module, kind: type[nn.Module], calls: list[int]) -> bool:
-    """Whether nothing but this module's own arithmetic happens here, and happens once."""
-    has_hooks = bool(module._forward_hooks or module._forward_pre_hooks)
-    return type(module) is kind and calls.count(id(module)) == 1 and not has_hooks
+def _norm_behind(node: fx.Node, calls: Calls) -> fx.Node | None:
+    norm = calls.behind(node, nn.BatchNorm2d)
+    has_statistics = norm is not None and calls.modules[norm].running_var is not None
+    return norm if norm is not None and has_statistics and calls.is_only_call(norm) else None

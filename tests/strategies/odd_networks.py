@@ -94,12 +94,12 @@ def hooked() -> nn.Sequential:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
-    "mlp, dropout": (mlp, {"views", "batched", "vmap"}),
+    "mlp, dropout": (mlp, {"views", "onednn", "batched", "vmap"}),
     "mlp, narrow": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.SiLU(), nn.Linear(5, 10, bias=False)),
-        {"views", "batched", "vmap"},
+        {"views", "onednn", "batched", "vmap"},
     ),
-    "tied": (Tied, {"views", "vmap"}),
+    "tied": (Tied, {"views", "onednn", "vmap"}),
     "BatchNorm": (normed, {"views", "folded", "vmap"}),
     "BatchNorm, bias": (
         lambda: of_layers(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(0.5)),

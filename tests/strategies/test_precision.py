@@ -44,7 +44,13 @@ def test_other_precisions_are_refused(taken, message):
 
 @pytest.mark.parametrize(
     ("name", "strategy"),
-    [("mlp, dropout", "views"), ("mlp, dropout", "batched"), ("BatchNorm", "views"), ("BatchNorm", "folded")],
+    [
+        ("mlp, dropout", "views"),
+        ("mlp, dropout", "onednn"),
+        ("mlp, dropout", "batched"),
+        ("BatchNorm", "views"),
+        ("BatchNorm", "folded"),
+    ],
 )
 def test_float16_is_near_float32_and_says_how_near(name, strategy):
     network = network_of(name)

@@ -21,7 +21,7 @@ from tests.small_networks import digits
 from tests.strategies.odd_networks import NETWORKS, network_of
 
 DATA = digits(150)
-STRATEGIES = ("views", "folded", "batched", "vmap")
+STRATEGIES = ("views", "folded", "onednn", "batched", "vmap")
 PAIRS = [(name, strategy) for name, (_, able) in NETWORKS.items() for strategy in STRATEGIES if strategy in able]
 
 
