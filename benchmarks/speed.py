@@ -52,7 +52,7 @@ def sections(is_quick: bool) -> dict[str, Section]:
         "resnet20": lambda: measure_convolutions("ResNet-20", resnet20_case(192, 2), 9),
         "resnet18": lambda: measure_convolutions("ResNet-18, 3x3 stem", resnet18_case(192, 1), 7),
         "digits": lambda: measure_digits(1_797, 100, 15, ("<= 1.15", ">= 2.7")),
-        "few samples": lambda: measure_digits(64, 100, 15, ("<= 0.5", "")),
+        "few samples": lambda: measure_digits(64, 100, 15, ("<= 0.5", ""), generations=10),
         "metrics": lambda: measure_metrics(15),
     }
 

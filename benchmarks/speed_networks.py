@@ -174,11 +174,17 @@ def measure_convolutions(name: str, of: Case, repeats: int) -> tuple[list[Row], 
     ], times
 
 
-def measure_digits(num_samples: int, popsize: int, repeats: int, targets: tuple[str, str]) -> tuple[list[Row], Times]:
-    """The perceptron; `targets` for candidates against plain forwards, and for SupervisedNE against candidates."""
+def measure_digits(
+    num_samples: int, popsize: int, repeats: int, targets: tuple[str, str], generations: int = 1
+) -> tuple[list[Row], Times]:
+    """The perceptron; `targets` for candidates against plain forwards, and for SupervisedNE against candidates.
+
+    A turn is so many generations in a row: short ones find the caches as the others left them, which no search does.
+    """
     found = ways(digits_case(num_samples, popsize))
+    works = {name: lambda work=work: [work() for _ in range(generations)] for name, work in found.works.items()}
     with torch.inference_mode():
-        times = in_turn(found.works, repeats)
+        times = in_turn(works, repeats)
     choice = found.ours.choice.name if found.ours.choice else ""
     name = f"64-64-10, {num_samples:,} samples"
     rows = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -167,8 +167,9 @@ class NetworkEvaluator:
 
     def _answer(self, tensors: dict[str, Tensor] | None = None) -> Answer:
         """What was found, and all that later calls depend on."""
-        choice = None if self.choice is None else asdict(self.choice)
-        return Answer(tensors or {}, {"choice": choice, "counters": self.engine.counters()})
+        choice = None if self.choice is None else dict(vars(self.choice))
+        counters = (self._engine or self.engine).counters()
+        return Answer(tensors or {}, {"choice": choice, "counters": counters})
 
     def _recall(self, answer: Answer, span: slice | None) -> None:
         """Be as after the call that gave a recalled answer."""
