@@ -14,7 +14,7 @@ from evohbde.engine import Engine
 from evohbde.journal import Answer, recorded
 from evohbde.layout import ParameterLayout
 from evohbde.objectives import AnyObjective, Objective, WeightObjective, has_finite_outputs
-from evohbde.racing import Contest, Racer, SampleOrder
+from evohbde.racing import Contest, Racer, SampleOrder, Standings
 from evohbde.reductions import Reduction
 from evohbde.stages import CACHE_BYTES
 from evohbde.strategies import Choice, check_precision, check_strategy, computing, recall_choice
@@ -283,13 +283,16 @@ class NetworkEvaluator:
         order, labels = self.order.hardest_first(span), self.data.y[span]
         _, features = engine.start(features[order])
         extra = torch.zeros(len(z), dtype=torch.float64) if extra is None else extra
-        threshold = contest.resolve(scores[:, 0] + extra.to(scores.device))
+        final = scores[:, 0] + extra.to(scores.device)
+        threshold = contest.resolve(final)
+        standings = Standings(contest, final, self._output_objectives[0].sense)
         racer = Racer(self._output_objectives[0], labels[order], engine.working.num_outputs, threshold.dtype)
         sorted_logits = engine.working.theta.new_empty(1, len(labels), engine.working.num_outputs)
         logits = torch.empty_like(sorted_logits)
-        for row, reach, price in zip(
+        for row, own, price in zip(
             rows.tolist(), threshold[rows].tolist(), extra[rows.to(extra.device)].tolist(), strict=True
         ):
+            reach = standings.reach(row, own)
             engine.load(z[row : row + 1])
             bound = racer.run(engine.run, features, self._race_size(engine), sorted_logits, reach, price)
             if bound is not None:
@@ -297,6 +300,7 @@ class NetworkEvaluator:
                 continue
             logits[:, order] = sorted_logits
             self._judge(torch.tensor([row], device=z.device), logits, span, scores)
+            standings.enter(row, float(scores[row, 0]) + price)
             self.order.learn(logits, labels, span, 1 / len(rows))
 
 

@@ -69,7 +69,7 @@ class BaseProblem(Problem):
         """Whether scores of an earlier `evaluate` are no longer comparable; searchers that keep survivors ask this."""
         return False
 
-    def evaluate(self, x: Any, *, contest: tuple[Tensor, Tensor] | None = None) -> None:
+    def evaluate(self, x: Any, *, contest: tuple[Tensor, ...] | None = None) -> None:
         """Score a batch in place.
 
         Args:

@@ -7,6 +7,7 @@ remaining samples are, so leaving them out changes no decision. `docs/racing.md`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,20 +33,30 @@ class Contest(NamedTuple):
             scored in full. Its type is that of the final scores.
         rival: `(N,)`, int64: the row of the same batch whose score is the threshold instead; -1: none. Rivals are
             scored in full.
+        group: `(N,)`, int64: candidates of which only the best counts, the first of equal ones, have one number; -1:
+            alone. One that cannot reach the best of those before it is given up; the first has nothing to reach but
+            its own threshold. None: all are alone.
     """
 
     threshold: Tensor
     rival: Tensor
+    group: Tensor | None = None
 
     @property
     def has_threshold(self) -> Tensor:
         """Which candidates may be given up: `(N,)`, bool."""
-        return ~self.threshold.isnan() | (self.rival >= 0)
+        has_own = ~self.threshold.isnan() | (self.rival >= 0)
+        if self.group is None:
+            return has_own
+        order = self.group.argsort(stable=True)
+        follows = torch.zeros_like(has_own)
+        follows[order[1:]] = self.group[order[1:]] == self.group[order[:-1]]
+        return has_own | (follows & (self.group >= 0))
 
     def check(self, num: int) -> None:
         """Say what does not fit a batch of `num` candidates."""
         for name, values in zip(self._fields, self, strict=True):
-            if values.shape != (num,):
+            if values is not None and values.shape != (num,):
                 raise ValueError(f"expected `{name}` of shape ({num},), one per candidate, got {tuple(values.shape)}")
         if num and int(self.rival.max()) >= num:
             raise ValueError(f"`rival` names row {int(self.rival.max())} of a batch of {num}: -1 means none")
@@ -54,6 +65,39 @@ class Contest(NamedTuple):
         """Thresholds of all candidates, `(N,)`, from the full scores of the rivals; NaN where there is none."""
         of_rival = scores.to(self.threshold)[self.rival.clamp(min=0)]
         return torch.where(self.rival >= 0, of_rival, self.threshold)
+
+
+class Standings:
+    """The best full score of each group so far.
+
+    Args:
+        contest: Whose groups.
+        scores: `(N,)`, final scores of those that have been scored in full; NaN for the others.
+        sense: `"max"` or `"min"`.
+    """
+
+    def __init__(self, contest: Contest, scores: Tensor, sense: str) -> None:
+        self._groups = None if contest.group is None else contest.group.tolist()
+        self._dtype, self._better = contest.threshold.dtype, max if sense == "max" else min
+        self._best: dict[int, float] = {}
+        if self._groups is not None:
+            for row, score in enumerate(scores.tolist()):
+                self.enter(row, score)
+
+    def reach(self, row: int, threshold: float) -> float:
+        """What a candidate has to reach: its own threshold and the best of its group; NaN: nothing."""
+        best = None if self._groups is None else self._best.get(self._groups[row])
+        if best is None:
+            return threshold
+        return best if math.isnan(threshold) else self._better(best, threshold)
+
+    def enter(self, row: int, score: float) -> None:
+        """Take in a final score, rounded as it will be."""
+        if self._groups is None or self._groups[row] < 0 or math.isnan(score):
+            return
+        rounded = float(torch.tensor(score, dtype=torch.float64).to(self._dtype))
+        group = self._groups[row]
+        self._best[group] = self._better(self._best.get(group, rounded), rounded)
 
 
 class SampleOrder:

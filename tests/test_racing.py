@@ -196,6 +196,27 @@ def test_who_reaches_the_threshold_is_scored_exactly_and_who_is_given_up_would_h
     assert not bool(reaches((found + extra).float(), threshold, objective.sense)[given_up].any())
 
 
+@pytest.mark.parametrize(("name", "kind"), EVALUATORS)
+@settings(max_examples=8)
+@given(seed=st.integers(0, 2**31))
+def test_the_best_of_a_group_and_the_first_of_equals_are_scored_exactly(name, kind, seed):
+    plain, raced = EVALUATORS[name, kind]
+    objective, generator = OBJECTIVES[name], torch.Generator().manual_seed(seed)
+    span, z = slice(0, len(plain.data)), candidates(plain, generator)
+    z = z[torch.randint(len(z), (len(z),), generator=generator)]  # some are equal
+    full, nothing = plain(z, span)[:, 0], torch.full((len(z),), math.nan)
+    group = torch.randint(-1, 3, (len(z),), generator=generator)
+    found = raced(z, span, Contest(nothing, torch.full((len(z),), -1), group))[:, 0]
+    assert not bool(raced.is_bound[group < 0].any())
+    assert torch.equal(found[~raced.is_bound].nan_to_num(-9), full[~raced.is_bound].nan_to_num(-9))
+    sign = 1 if objective.sense == "max" else -1
+    for rows in ((group == number).nonzero()[:, 0] for number in range(3)):
+        true, seen = ((sign * scores[rows]).nan_to_num(-math.inf) for scores in (full, found))
+        if len(rows):
+            assert int(seen.argmax()) == int(true.argmax())
+            assert not bool(raced.is_bound[rows[true == true.max()]].any())
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_hopeless_candidates_are_given_up_early_and_safe_ones_never(name):
     evaluator, objective = evaluator_of(OBJECTIVES[name]), OBJECTIVES[name]

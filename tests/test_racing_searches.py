@@ -5,7 +5,17 @@ import torch
 from torch import Tensor, nn
 
 from evohbde import HistogramBlocking, NetworkProblem, SuperBatches
-from evohbde.searchers import DE, JADE, JDE, LSHADE, SHADE, IteratedLocalSearch, SimulatedAnnealing
+from evohbde.searchers import (
+    DE,
+    JADE,
+    JDE,
+    LSHADE,
+    SHADE,
+    CoordinateSearch,
+    IteratedLocalSearch,
+    SimulatedAnnealing,
+    TabuSearch,
+)
 from tests.small_networks import digits, trained
 
 DATA = digits(240)
@@ -19,6 +29,9 @@ SEARCHERS = {
     "LSHADE": lambda p: LSHADE(p, popsize=10, num_evaluations=100, **AROUND),
     "IteratedLocalSearch": lambda p: IteratedLocalSearch(p, popsize=8, patience=4, **AROUND),
     "SimulatedAnnealing": lambda p: SimulatedAnnealing(p, popsize=8, temperature_init=1e-3, **AROUND),
+    "CoordinateSearch": lambda p: CoordinateSearch(p, popsize=4, **AROUND),
+    "CoordinateSearch, authors' rule": lambda p: CoordinateSearch(p, popsize=4, rule="authors", **AROUND),
+    "TabuSearch": lambda p: TabuSearch(p, popsize=2, num_neighbours=5, patience=3, tabu_radius=0.5, **AROUND),
     "SimulatedAnnealing, measured": lambda p: SimulatedAnnealing(
         p, popsize=8, acceptance_init=0.01, cooling="logarithmic", **AROUND
     ),

@@ -101,12 +101,13 @@ class PopulationSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):
         """Take the scores of what `ask` gave: `(n, d)` and `(n,)` or `(n, M)`, in the problem's own senses."""
         raise NotImplementedError
 
-    def contest(self) -> tuple[Tensor, Tensor] | None:
+    def contest(self) -> tuple[Tensor, ...] | None:
         """What the candidates of the last `ask` have to reach; a problem may give up those that cannot any more.
 
         Returns:
             Scores to be reached, `(n,)`, NaN where there is none, and the rows of the same batch whose score is to be
-            reached instead, `(n,)`, -1 where there is none (`evohbde.racing.Contest`); None if all must be scored.
+            reached instead, `(n,)`, -1 where there is none (`evohbde.racing.Contest`); and, where only the best of
+            some counts, the number of their group, `(n,)`, -1 for none. None if all must be scored.
         """
         return None
 

@@ -131,6 +131,13 @@ class CoordinateSearch(ChainSearcher):
         z = incumbents[:, None, :].repeat(1, 2, 1).scatter_(2, value, trials[:, :, None].to(incumbents.dtype))
         return z.flatten(0, 1)
 
+    def contest(self) -> tuple[Tensor, ...] | None:
+        """Both trials of a chain have to beat its incumbent, and each other."""
+        if not self._is_started or self._will_rescore():
+            return None
+        threshold, nobody = (values.repeat_interleave(2) for values in self.duels(self._population, is_rescored=False))
+        return threshold, nobody, torch.arange(self.popsize, device=nobody.device).repeat_interleave(2)
+
     def _move(self, z: Tensor, scores: Tensor) -> None:
         best = self.utility(self._population._evdata)
         low, high = self.utility(scores).view(-1, 2).unbind(1)

@@ -47,6 +47,7 @@ class _Tabu(ChainSearcher):
     """What is common to tabu search over numbers and over bits."""
 
     keeps = ("best",)
+    _asked: Tensor | None = None
 
     @property
     def chain_best(self) -> SolutionBatch:
@@ -60,6 +61,22 @@ class _Tabu(ChainSearcher):
     def _after_move(self, old: Tensor, is_better: Tensor) -> None:
         """Called with the incumbents before, and where the best of a chain became better: `(N, d)`, `(N,)` bool."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def ask(self) -> Tensor:
+        z = super().ask()
+        self._asked = z[: self.popsize * self.num_neighbours] if self._is_started else None
+        return z
+
+    def contest(self) -> tuple[Tensor, ...] | None:
+        """Of a chain's neighbours the best counts; one that is tabu has to beat the chain's best."""
+        if self._asked is None or self._will_rescore():
+            return None
+        best = self._kept["best"]._evdata[:, self._obj_index].repeat_interleave(self.num_neighbours)
+        is_tabu = self.is_tabu(self._asked.reshape(self.popsize, self.num_neighbours, -1)).flatten()
+        chain = torch.arange(self.popsize, device=best.device).repeat_interleave(self.num_neighbours)
+        nobody = torch.full_like(chain, -1)
+        return torch.where(is_tabu, best, torch.nan), nobody, torch.where(is_tabu, nobody, chain)
 
     def _move(self, z: Tensor, scores: Tensor) -> None:
         shape = self.popsize, self.num_neighbours
