@@ -249,13 +249,15 @@ def _ratios(
 
 @torch.inference_mode()
 def _times(strategies: list[Strategy], batch_size: int, z: Tensor, features: Tensor) -> dict[str, float]:
-    """Seconds per candidate of each strategy, on as many samples as a short look allows: the least of `ROUNDS` turns.
+    """Seconds per candidate of each strategy, the least of `ROUNDS` turns, on one piece of samples if they are many.
 
-    What else the machine does can only add to a time, so that the least is what two runs agree on.
+    What else the machine does can only add to a time, so that the least is what two runs agree on. A candidate is
+    loaded once for all pieces, so that one piece tells what they take together only if loading is timed apart.
     """
     parts = pieces(features, batch_size)
+    num_parts = len(parts)
     first = _seconds(strategies[0], z, parts[:1], 1)
-    if first * len(parts) > SECONDS_PER_RUN:
+    if first * num_parts > SECONDS_PER_RUN:
         parts = parts[:1]
     repeats = max(1, int(SHORTEST_RUN / (first * len(parts))))
     for strategy in strategies:
@@ -264,7 +266,11 @@ def _times(strategies: list[Strategy], batch_size: int, z: Tensor, features: Ten
     times: dict[str, list[float]] = {strategy.name: [] for strategy in strategies}
     for _ in range(ROUNDS + 1):  # the first one warms up
         for strategy in strategies:
-            times[strategy.name].append(_seconds(strategy, z, prepared[strategy.name], repeats))
+            seconds = _seconds(strategy, z, prepared[strategy.name], repeats)
+            if len(parts) < num_parts:
+                loading = _seconds(strategy, z, [], repeats)
+                seconds = loading + num_parts * max(0.0, seconds - loading)
+            times[strategy.name].append(seconds)
     return {name: min(found[1:]) for name, found in times.items()}
 
 
@@ -274,18 +280,18 @@ def _seconds(strategy: Strategy, z: Tensor, parts: list[Tensor], repeats: int) -
     rounds = -(-repeats // len(group))
     # One thread's own time leaves out that a process was stopped, or that another one had the core. Windows counts it
     # in steps of 16 ms, which is longer than a run.
-    is_alone = parts[0].device.type == "cpu" and torch.get_num_threads() == 1 and os.name != "nt"
+    is_alone = z.device.type == "cpu" and torch.get_num_threads() == 1 and os.name != "nt"
     clock = time.thread_time if is_alone else time.perf_counter
-    _wait(parts[0])
+    _wait(z)
     start = clock()
     for _ in range(rounds):
         strategy.load(group)
         for part in parts:
             strategy.run(part)
-    _wait(parts[0])
+    _wait(z)
     return (clock() - start) / (rounds * len(group))
 
 
-def _wait(features: Tensor) -> None:
-    if features.device.type == "cuda":
-        torch.cuda.synchronize(features.device)
+def _wait(z: Tensor) -> None:
+    if z.device.type == "cuda":
+        torch.cuda.synchronize(z.device)

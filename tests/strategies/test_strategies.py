@@ -122,6 +122,19 @@ def test_a_turn_that_something_else_held_up_decides_nothing(monkeypatch):
     assert (taken.name, taken.ratios["folded"]) == ("folded", 0.5)
 
 
+@pytest.mark.parametrize(("batch_size", "fastest"), [(32, "folded"), (160, "views")])
+def test_what_is_slow_to_load_pays_where_many_pieces_follow(batch_size, fastest, monkeypatch):
+    def seconds(strategy, z, parts, repeats) -> float:
+        return {"views": 0.0 + len(parts), "folded": 1.0 + 0.5 * len(parts)}.get(strategy.name, 9.0 * len(parts))
+
+    monkeypatch.setattr(choice, "_known", {})
+    monkeypatch.setattr(choice, "_seconds", seconds)
+    network = network_of("BatchNorm")
+    taken = outputs_of(network, candidates(network), "auto", batch_size=batch_size)[1]
+    assert taken.name == fastest
+    assert taken.ratios["folded"] == {32: 3.5 / 5, 160: 1.5}[batch_size]
+
+
 @pytest.mark.parametrize(("num_threads", "seconds"), [(1, 1.0), (2, 100.0)])
 def test_one_thread_is_timed_by_its_own_clock_so_that_a_stopped_process_measures_the_same(
     num_threads, seconds, monkeypatch
