@@ -1,5 +1,7 @@
 """Do the scores of many networks equal scikit-learn's, absent classes included?"""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sklearn
 from torch import Tensor
 
+from evohbde import metrics
 from evohbde.metrics import accuracy, balanced_accuracy, confusion_matrix, f1, predicted_classes
 from evohbde.objectives import has_finite_outputs
 
@@ -105,15 +108,17 @@ def test_no_samples_score_zero():
         assert scores.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("many", [1, 1_000], ids=["many samples", "few samples"])
 @given(
-    st.integers(1, 40).flatmap(
+    logits=st.integers(1, 40).flatmap(
         lambda num_classes: arrays(
             np.float32, (3, 7, num_classes), elements=st.sampled_from([-2.0, -1.0, 0.0, 0.5, 3.0])
         )
     )
 )
-def test_the_predicted_class_is_the_first_of_the_largest(logits):
-    assert predicted_classes(torch.from_numpy(logits)).numpy().tolist() == logits.argmax(-1).tolist()
+def test_the_predicted_class_is_the_first_of_the_largest(many, logits):
+    with mock.patch.object(metrics, "MANY_SAMPLES", many):
+        assert predicted_classes(torch.from_numpy(logits)).numpy().tolist() == logits.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("fault", [torch.nan, torch.inf, -torch.inf])
