@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
+from statistics import median
 
 import torch
 from sklearn.metrics import f1_score
@@ -13,6 +15,8 @@ from benchmarks.speed_networks import measure_convolutions, measure_digits, resn
 from benchmarks.tables import markdown, publish
 from benchmarks.timing import Row, Times, cells, in_turn, ratio, row, write_json
 from evohbde.metrics import confusion_matrix, f1
+
+NUM_PROCESSES = 3
 
 Section = Callable[[], tuple[list[Row], Times]]
 
@@ -57,15 +61,36 @@ def sections(is_quick: bool) -> dict[str, Section]:
     }
 
 
+def in_processes(name: str, num_processes: int) -> list[tuple[list[Row], Times]]:
+    """A section in fresh processes, which find memory in different states: that moves some ratios by a tenth."""
+    found = []
+    for _ in range(num_processes):
+        with get_context("spawn").Pool(1) as pool:
+            found.append(pool.apply(_section, (name,)))
+    return found
+
+
+def _section(name: str) -> tuple[list[Row], Times]:
+    torch.set_num_threads(1)
+    return sections(False)[name]()
+
+
+def pooled(rows: tuple[Row, ...]) -> Row:
+    """One line for the same line of several processes: the median of their medians, the widest of their quartiles."""
+    names = " / ".join(dict.fromkeys(one.what for one in rows))
+    middle = median(one.value for one in rows)
+    return rows[0]._replace(what=names, value=middle, low=min(r.low for r in rows), high=max(r.high for r in rows))
+
+
 def measure(is_quick: bool = False) -> list[Row]:
     """Measure all of it; a quick look is printed and not kept."""
     rows: list[Row] = []
-    seconds: dict[str, dict[str, list[float]]] = {}
+    seconds: dict[str, list[dict[str, list[float]]]] = {}
     for name, section in sections(is_quick).items():
         start = time.perf_counter()
-        found, times = section()
-        rows += found
-        seconds[name] = {work: values.tolist() for work, values in times.items()}
+        turns = [section()] if is_quick else in_processes(name, NUM_PROCESSES)
+        rows += [pooled(same) for same in zip(*(found for found, _ in turns), strict=True)]
+        seconds[name] = [{work: values.tolist() for work, values in times.items()} for _, times in turns]
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     table = markdown(["what", "median [quartiles]", "in", "target", ""], [cells(one) for one in rows])
     if is_quick:

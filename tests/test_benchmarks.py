@@ -48,6 +48,17 @@ def test_a_target_is_met_or_missed(value, target, verdict):
     assert cells(Row("what", value, value, value, "x"))[-1] == ""
 
 
+def test_processes_are_pooled_by_the_median_of_their_medians():
+    rows = [
+        Row("candidate (views)", 0.9, 0.8, 1.0, "forwards", "<= 0.8"),
+        Row("candidate (folded)", 0.7, 0.65, 0.72, "forwards", "<= 0.8"),
+        Row("candidate (folded)", 0.75, 0.7, 0.79, "forwards", "<= 0.8"),
+    ]
+    found = speed.pooled(tuple(rows))
+    assert found == Row("candidate (views) / candidate (folded)", 0.75, 0.65, 1.0, "forwards", "<= 0.8")
+    assert found.is_met
+
+
 def test_the_published_loop_writes_the_same_weights_as_our_look_up():
     weights = torch.randn(5_000, generator=torch.Generator().manual_seed(0))
     blocks = HistogramBlocking(weights, 50)
