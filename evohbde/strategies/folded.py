@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from evohbde.reductions import Reduction
-from evohbde.strategies.tracing import Calls, trace
+from evohbde.strategies.tracing import Calls, put_in_place, trace
 from evohbde.strategies.views import Strategy, Working
 
 
@@ -103,16 +103,9 @@ def _replace_convolutions(graph: fx.GraphModule, memory_format: torch.memory_for
     for node, conv in calls.modules.items():
         if not calls.is_plain(node, nn.Conv2d) or not calls.is_only_call(node) or conv.padding_mode != "zeros":
             continue
-        norm_node = _norm_behind(node, calls)
-        fold = _Fold(conv, None if norm_node is None else calls.modules[norm_node], memory_format)
-        name = f"folded_{len(folds)}"
-        graph.add_submodule(name, fold.executed)
-        last = norm_node or node
-        with graph.graph.inserting_before(node):
-            last.replace_all_uses_with(graph.graph.call_module(name, node.args, node.kwargs))
-        graph.graph.erase_node(last)
-        if last is not node:
-            graph.graph.erase_node(node)
+        norm = _norm_behind(node, calls)
+        fold = _Fold(conv, None if norm is None else calls.modules[norm], memory_format)
+        put_in_place(graph, [node] if norm is None else [node, norm], f"folded_{len(folds)}", fold.executed)
         folds.append(fold)
     graph.recompile()
     return folds

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from evohbde.reductions import Reduction
-from evohbde.strategies.tracing import Calls, trace
-from evohbde.strategies.views import Strategy, Working
+from evohbde.strategies.tracing import Calls, put_in_place, trace
+from evohbde.strategies.views import Views, Working
 
 CONVOLUTIONS = {nn.Conv1d, nn.Conv2d, nn.Conv3d}
 """Beside these, linear layers are a small part of the work."""
@@ -47,7 +47,7 @@ class _Product(nn.Module):
         return out.view(*x.shape[:-1], linear.out_features)
 
 
-class OneDNN(Strategy):
+class OneDNN(Views):
     """See the module. `OneDNN.build` returns None where there are convolutions, no linear layers or no oneDNN."""
 
     name = "onednn"
@@ -66,9 +66,6 @@ class OneDNN(Strategy):
             return None
         return OneDNN(working, reduction, graph)
 
-    def load(self, z: Tensor) -> Tensor:
-        return self.reduction.expand_into(z[0], self.working.theta)[None]
-
     def run(self, features: Tensor) -> Tensor:
         return self._graph.forward(features)[None]  # calling the graph itself would print what a probe may raise
 
@@ -79,13 +76,7 @@ def _replace_products(graph: fx.GraphModule) -> int:
     linears = [node for node in calls.modules if calls.is_plain(node, nn.Linear)]
     for number, node in enumerate(linears):
         relu = calls.behind(node, nn.ReLU)
-        name = f"product_{number}"
-        graph.add_submodule(name, _Product(calls.modules[node], relu is not None))
-        last = relu or node
-        with graph.graph.inserting_before(node):
-            last.replace_all_uses_with(graph.graph.call_module(name, node.args, node.kwargs))
-        graph.graph.erase_node(last)
-        if last is not node:
-            graph.graph.erase_node(node)
+        product_of = _Product(calls.modules[node], relu is not None)
+        put_in_place(graph, [node] if relu is None else [node, relu], f"product_{number}", product_of)
     graph.recompile()
     return len(linears)

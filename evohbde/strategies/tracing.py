@@ -45,3 +45,13 @@ def trace(working: Working) -> fx.GraphModule | None:
         return fx.symbolic_trace(nn.Sequential(*working.tail))
     except Exception:  # noqa: BLE001 - whatever a user's forward raises when traced, it then runs as it is
         return None
+
+
+def put_in_place(graph: fx.GraphModule, chain: list[fx.Node], name: str, module: nn.Module) -> None:
+    """Let one module compute what a chain of nodes does, each of which only the next one uses."""
+    first, last = chain[0], chain[-1]
+    graph.add_submodule(name, module)
+    with graph.graph.inserting_before(first):
+        last.replace_all_uses_with(graph.graph.call_module(name, first.args, first.kwargs))
+    for node in reversed(chain):
+        graph.graph.erase_node(node)
