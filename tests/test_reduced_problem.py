@@ -168,10 +168,13 @@ def test_a_copy_made_mid_run_continues_bit_for_bit():
     assert searcher.status["num_evaluations"] == twin.status["num_evaluations"] == 48
 
 
-def test_a_network_problem_in_the_full_space_may_be_reduced():
+@pytest.mark.parametrize("strategy", ["views", "batched"])
+def test_a_network_problem_in_the_full_space_may_be_reduced(strategy):
     data = digits(60)
-    full = NetworkProblem(mlp(), data, "cross_entropy", reduction=Identity)
-    direct = NetworkProblem(mlp(), data, "cross_entropy", reduction=lambda theta0: HistogramBlocking(theta0, 20))
+    full, direct = (
+        NetworkProblem(mlp(), data, "cross_entropy", reduction=reduction, strategy=strategy)
+        for reduction in (Identity, lambda theta0: HistogramBlocking(theta0, 20))
+    )
     problem = ReducedProblem(full, direct.reduction, seed=1)
     z = candidates(problem, 9)
     assert torch.equal(scores_of(problem, z), scores_of(direct, z))
