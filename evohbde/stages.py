@@ -200,9 +200,11 @@ def widest_output(network: nn.Module, probe: Tensor) -> int:
             sizes.append(output.numel() // len(probe))
 
     hooks = [module.register_forward_hook(measure) for module in network.modules()]
-    network(probe)
-    for hook in hooks:
-        hook.remove()
+    try:
+        network(probe)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return max(sizes)
 
 

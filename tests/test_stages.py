@@ -259,3 +259,10 @@ def test_the_widest_output_may_be_that_of_a_part(images):
     layers = [nn.Conv2d(1, 5, 3, padding=1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(80, 10)]
     assert widest_output(nn.Sequential(*layers), images[:3]) == 5 * 8 * 8
     assert widest_output(nn.Flatten(), images[:3]) == 64
+
+
+def test_a_network_that_fails_keeps_no_hooks(images):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(63, 10))
+    with pytest.raises(RuntimeError):
+        widest_output(network, images[:3])
+    assert not any(module._forward_hooks for module in network.modules())

@@ -1,8 +1,8 @@
 """One candidate at a time, linear layers by oneDNN, with the ReLU behind them in the same pass.
 
-PyTorch gives matrix products on an x86 processor to MKL and convolutions to oneDNN, whose products take half the time
-on AMD's processors (`benchmarks speed`). They are the ones that `torch.compile` writes into its code; networks without
-convolutions get them here without a compiler.
+PyTorch gives matrix products on an x86 processor to MKL and convolutions to oneDNN, whose products are the faster ones
+on some processors. They are the ones that `torch.compile` writes into its code; networks without convolutions get them
+here without a compiler.
 """
 
 from __future__ import annotations
