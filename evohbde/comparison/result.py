@@ -22,6 +22,9 @@ SELECTION = "best"
 ALL_PAIRS = 5
 """Methods up to which every pair is tested; more are each tested against the first one named."""
 
+MANY_PAIRS = 30
+"""Comparisons above which one sentence says that the seeds are too few, in place of one for each."""
+
 
 class Comparison:
     """The runs of a comparison, finished or not.
@@ -186,6 +189,12 @@ class Comparison:
         if control is None and len(methods) > ALL_PAIRS:
             control = methods[0]
         pairs = self.pairs(metric, control=control)
+        if len(pairs) > MANY_PAIRS and evidence.smallest_p(len(scores), len(pairs)) >= evidence.LEVEL:
+            return [
+                *words,
+                f"{len(scores)} seed{'' if len(scores) == 1 else 's'} cannot show a difference among {len(pairs)} "
+                "comparisons, however large: run more seeds, or look at fewer methods at a time.",
+            ]
         return words + [evidence.in_words(one, methods[one.first], methods[one.second], len(pairs)) for one in pairs]
 
     def plot(self, metric: str | None = None) -> Figure:

@@ -87,6 +87,14 @@ def test_few_seeds_are_called_too_few(num_seeds):
     assert "cannot show a difference" in words
 
 
+def test_many_comparisons_of_too_few_seeds_take_one_sentence():
+    names = [f"method {number}" for number in range(40)]
+    few, enough = made_up(5, names, gap=0.01).verdicts(), made_up(11, names, gap=0.01).verdicts()
+    assert few[-1].startswith("5 seeds cannot show a difference among 39 comparisons, however large: run more seeds")
+    assert len(few) == 2  # Friedman's test is before it
+    assert len(enough) == 1 + 39
+
+
 def test_one_method_or_no_common_seed_is_nothing_to_compare():
     assert "nothing to compare" in made_up(names=["A"]).verdicts()[-1]
     found = made_up(names=["A", "B"], num_seeds=2)
